@@ -1,0 +1,52 @@
+"""The paper's central measurement at the size of a laptop: three seeds on SmolLM2-135M.
+
+Paper: sections 2 and 3, figure 1 (there: Pythia-160M, `layers.6.mlp`, 32,768 latents, k=32,
+8 billion tokens of the Pile, nine seeds; 42 % shared).
+
+    make quickstart
+
+or, in an environment of your own with the packaged model and text installed,
+
+    python experiments/seed_overlap.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+Hardware: 2 CPU cores, 3 GB of memory, 0.5 GB of disk.
+"""
+
+from saejax.config import (
+    SAMPLE_LM,
+    SAMPLE_TEXT,
+    Config,
+    DataConfig,
+    LmConfig,
+    SaeConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    """The configuration."""
+    return Config(
+        init_seeds=(1, 2, 3),
+        hookpoint="layers.6.mlp",
+        lm=LmConfig(source=SAMPLE_LM),
+        data=DataConfig(
+            source=SAMPLE_TEXT,
+            # The records of the packaged text hold a title and an extract.
+            text_field="extract",
+            context_length=256,
+            skip_tokens=1,
+            num_tokens=400_000,
+            epochs=10,
+            activations="store",
+        ),
+        sae=SaeConfig(num_latents=1024, k=16),
+        train=TrainConfig(
+            batch_tokens=1024,
+            # A short run on small batches: 4 million tokens instead of 8 billion.
+            lr_scale=4.0,
+            warmup_steps=200,
+            # One pass over the text.
+            dead_after_tokens=400_000,
+            checkpoint_every_steps=500,
+        ),
+    )

@@ -1,0 +1,41 @@
+"""The main job: train the seeds, match every pair, and write the report.
+
+    python experiments/seed_overlap.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+Called again, it does only what is missing. Any field of the configuration can be set, as in
+--config.init_seeds=1,2,3,4 or --config.sae.num_latents=4096; saejax/config.py says what each
+one means.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from saejax import cli
+from saejax.analysis.overlap import overlap_table
+from saejax.errors import InputError
+from saejax.report import write_report
+from saejax.run import overlap_run, train_run
+from saejax.rundir import open_run
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/quickstart.py", "Configuration file; fields are set as --config.sae.k=32."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory, made if needed.", required=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains, matches, reports."""
+    del argv
+    cfg = cli.config(_CONFIG)
+    if len(cfg.init_seeds) < 2:
+        raise InputError(f"init_seeds={cfg.init_seeds}: overlap needs at least two seeds")
+    run = open_run(cfg, _WORKDIR.value)
+    overlap = overlap_run(cfg, run, train_run(cfg, run))
+    print(overlap_table(overlap["pairs"]))
+    print(f"report: {write_report(run.root)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

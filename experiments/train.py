@@ -1,0 +1,34 @@
+"""Trains the autoencoders of a run: many seeds at once, on the same tokens in the same order.
+
+    python experiments/train.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+Called again, it continues where it stopped. Any field of the configuration can be set, as in
+--config.sae.k=32; saejax/config.py says what each one means.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from saejax import cli
+from saejax.run import train_run
+from saejax.rundir import open_run
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/quickstart.py", "Configuration file; fields are set as --config.sae.k=32."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory, made if needed.", required=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains and exports."""
+    del argv
+    cfg = cli.config(_CONFIG)
+    run = open_run(cfg, _WORKDIR.value)
+    for seed in train_run(cfg, run):
+        print(f"seed {seed}: {run.sae(cfg.hookpoint, seed)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""What matched autoencoders have in common."""

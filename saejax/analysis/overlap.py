@@ -1,0 +1,72 @@
+"""What a comparison of two seeds says in numbers: a record for results, and a table to print."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from saejax.analysis.compare import Comparison
+from saejax.errors import InputError
+
+_COLUMNS = {
+    "shared_frac": "shared",
+    "aligned_frac": "aligned",
+    "agreement_frac": "agreement",
+    "max_cosine_frac": "max cosine",
+    "decoder_frac": "decoder",
+}
+
+
+def pair_result(
+    names: tuple[Any, Any],
+    method: str,
+    comparison: Comparison,
+    *,
+    hookpoint: str | None,
+    threshold: float,
+) -> dict[str, Any]:
+    """An entry of `results/overlap.json`: every definition of "shared", and how sure it is.
+
+    Args:
+      names: What the two autoencoders are called: their seeds.
+      method: Of the one-to-one matchings.
+      comparison: The two autoencoders.
+      hookpoint: Where they read the model; None where they come from different places.
+      threshold: Cosine above which a pair counts.
+
+    Returns:
+      seeds, method, num_latents, the fractions, mean_cosine, threshold, and of the two
+      matchings: solver, certified (both), relative_gap (the larger), seconds (the sum).
+    """
+    certificates = [comparison.decoder.certificate, comparison.encoder.certificate]
+    if None in certificates:
+        raise InputError(f"method={method!r} gives no certificate; match one to one instead")
+    return {
+        "hookpoint": hookpoint,
+        "seeds": list(names),
+        "method": method,
+        "num_latents": comparison.num_latents,
+        "shared_frac": comparison.shared_frac(threshold),
+        "aligned_frac": comparison.aligned_frac(threshold),
+        "decoder_frac": comparison.decoder_frac(threshold),
+        "agreement_frac": comparison.agreement_frac,
+        "max_cosine_frac": comparison.max_cosine_frac(threshold),
+        "mean_cosine": comparison.mean_cosine,
+        "threshold": threshold,
+        "solver": certificates[0].solver,
+        "certified": all(c.certified for c in certificates),
+        "relative_gap": max(c.relative_gap for c in certificates),
+        "seconds": sum(c.seconds for c in certificates),
+    }
+
+
+def overlap_table(pairs: Sequence[dict[str, Any]]) -> str:
+    """The results as plain text: a pair a row, fractions in percent, the mean of each method."""
+    lines = ["pair".ljust(22) + "".join(t.rjust(12) for t in _COLUMNS.values()) + "   certified"]
+    for method in dict.fromkeys(pair["method"] for pair in pairs):
+        rows = [pair for pair in pairs if pair["method"] == method]
+        for row in rows:
+            name = f"{row['seeds'][0]}, {row['seeds'][1]} ({method})"
+            cells = "".join(f"{row[column]:12.1%}" for column in _COLUMNS)
+            lines.append(f"{name:<22}{cells}{'yes' if row['certified'] else 'no':>12}")
+        means = (sum(row[column] for row in rows) / len(rows) for column in _COLUMNS)
+        lines.append(f"{f'mean ({method})':<22}" + "".join(f"{mean:12.1%}" for mean in means))
+    return "\n".join(lines)

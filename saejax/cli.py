@@ -1,0 +1,93 @@
+"""How the scripts start and how they fail: one clear line, exit code 1, no traceback."""
+
+import dataclasses
+import difflib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from saejax.config import Config, check
+from saejax.errors import InputError
+from saejax.train.interrupt import Interrupted
+
+# Exit code of a process ended by Ctrl-C, by convention of the shell.
+_EXIT_SIGINT = 128 + signal.SIGINT
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs an absl `main`, with the user's errors told in one line.
+
+    Exit codes: 0 when done or stopped by SIGTERM with the work saved, 1 for an error of the
+    input, 130 after Ctrl-C.
+    """
+
+    def guarded(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}: flags start with --")
+        main(argv)
+
+    try:
+        app.run(guarded, flags_parser=_parse)
+    except InputError as error:
+        sys.exit(_one_line(f"error: {error}"))
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(0 if error.signum == signal.SIGTERM else _EXIT_SIGINT)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(_EXIT_SIGINT)
+
+
+def config(flag: flags.FlagHolder) -> Config:
+    """The checked configuration behind a `--config` flag.
+
+    Raises:
+      InputError: If the file cannot be read, does not give a `Config`, or a value is wrong.
+    """
+    try:
+        cfg = flag.value
+        if isinstance(cfg, Config):
+            check(cfg)
+            return cfg
+        # ml_collections hands out an object that raises the file's error when it is used.
+        cfg.init_seeds  # noqa: B018
+    except InputError:
+        raise
+    except (OSError, AttributeError, SyntaxError, ImportError) as error:
+        raise InputError(f"--config: {error}") from None
+    raise InputError(f"--config: get_config() must return a saejax.Config, not {type(cfg)}")
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags; an unknown field of the configuration becomes an `InputError`."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(f"{error}; --help lists the flags") from None
+    except (KeyError, AttributeError) as error:
+        # ml_collections raises these for `--config.no.such.field`.
+        for argument in argv:
+            name = argument.lstrip("-").partition("=")[0]
+            if name.startswith("config.") and name[7:] not in _FIELDS:
+                close = difflib.get_close_matches(name[7:], _FIELDS, n=3, cutoff=0.5)
+                hint = f"did you mean {', '.join(close)}?" if close else "see saejax/config.py"
+                raise InputError(f"--{name}: no such field of the configuration; {hint}") from None
+        raise InputError(f"cannot read the flags: {error}") from None
+
+
+def _fields(cls: type, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for field in dataclasses.fields(cls):
+        names.append(prefix + field.name)
+        if dataclasses.is_dataclass(field.type):
+            names += _fields(field.type, f"{prefix}{field.name}.")  # pyright: ignore[reportArgumentType]
+    return names
+
+
+_FIELDS = _fields(Config)

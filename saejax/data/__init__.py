@@ -1,0 +1,1 @@
+"""Text to windows of token ids, batches in a fixed order, stored activations."""

@@ -1,0 +1,1 @@
+"""Reading and writing autoencoders in the formats of other libraries."""

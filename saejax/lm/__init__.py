@@ -1,0 +1,1 @@
+"""Language models in JAX and the capture of their activations."""

@@ -1,0 +1,151 @@
+"""Token windows to activations at a hook point, and the model's next-token losses.
+
+Letters: B windows, L context length, D activation width, V vocabulary.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from saejax.errors import InputError
+from saejax.lm.hooks import Hook, layers_needed, parse_hookpoint
+from saejax.lm.llama import Llama
+from saejax.lm.llama_config import LlamaConfig
+from saejax.lm.load import Lm
+
+# Tokens whose logits are held at once: 50 MB for SmolLM2's 49,152 words, in products large
+# enough to be fast.
+_LOSS_TOKENS = 256
+
+Capture = Callable[[Int[Array, "B L"]], Float[Array, "B L D"]]
+
+
+def make_capture(lm: Lm, hookpoint: str, *, mesh: Mesh | None = None) -> Capture:
+    """Compiles the part of a model up to a hook point.
+
+    Only the layers before the hook point run, and of its own block only what it needs.
+
+    Args:
+      lm: The model; the first `layers_needed` layers suffice.
+      hookpoint: One of `saejax.lm.hooks.hookpoints`.
+      mesh: Puts a copy of the weights on every device of the mesh, for tokens that live
+        there; without it they stay where they are.
+
+    Returns:
+      A function from token ids in [0, V) ([B, L] int32, with L at most the model's context
+      length) to activations [B, L, D] in the type of the weights. Ids are not checked, as
+      that would wait for the device: use `check_tokens` on the corpus.
+
+    Raises:
+      InputError: If the model has no such hook point or does not hold the layers it needs.
+    """
+    needed = layers_needed(lm.config, hookpoint)
+    if needed > lm.model.num_layers_held:
+        raise InputError(
+            f"hookpoint={hookpoint!r} needs {needed} layers, but the model was loaded with "
+            f"num_layers={lm.model.num_layers_held}: load more"
+        )
+    model = lm.model
+    if mesh is not None:
+        model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
+    return functools.partial(_activations, model, hook=parse_hookpoint(lm.config, hookpoint))
+
+
+@functools.partial(jax.jit, static_argnames="hook")
+def _activations(
+    model: Llama, tokens_BL: Int[Array, "B L"], hook: Hook
+) -> Float[Array, "B L D"]:
+    _check_length(model.config, tokens_BL.shape[1])
+    return model.activations(tokens_BL, hook.layer, hook.part)
+
+
+def logits(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Array, "B L V"]:
+    """Logits of the next token, in float32; B x L x V x 4 bytes are held at once.
+
+    Raises:
+      InputError: If the model is partial, an id is out of range, or a window is too long.
+    """
+    _check_full(lm)
+    check_tokens(lm.config, tokens_BL)
+    return _logits(lm.model, jnp.asarray(tokens_BL))
+
+
+@jax.jit
+def _logits(model: Llama, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L V"]:
+    _check_length(model.config, tokens_BL.shape[1])
+    return model.unembed(model.hidden(tokens_BL))
+
+
+def token_losses(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Array, "B L-1"]:
+    """Loss of each token given those before it, -log p(x_t | x_<t), in nats and float32.
+
+    Entry t is the loss of token t + 1, as nothing predicts the first. Tokens appended to a
+    window do not change the losses before them, so windows can be padded and cut.
+
+    Raises:
+      InputError: If the model is partial, an id is out of range, or a window is too long or
+        has no second token.
+    """
+    _check_full(lm)
+    check_tokens(lm.config, tokens_BL)
+    if tokens_BL.shape[1] < 2:
+        raise InputError(f"windows of {tokens_BL.shape[1]} tokens predict nothing: use 2 or more")
+    return _token_losses(lm.model, jnp.asarray(tokens_BL))
+
+
+@jax.jit
+def _token_losses(model: Llama, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L-1"]:
+    _check_length(model.config, tokens_BL.shape[1])
+    x_BLD = model.hidden(tokens_BL)[:, :-1]
+    targets_BL = tokens_BL[:, 1:]
+
+    def loss(x_and_target: tuple[Float[Array, " D"], Int[Array, ""]]) -> Float[Array, ""]:
+        x_D, target = x_and_target
+        logits_V = model.unembed(x_D)
+        return jax.nn.logsumexp(logits_V) - logits_V[target]
+
+    loss_B = jax.lax.map(
+        loss,
+        (x_BLD.reshape(-1, x_BLD.shape[-1]), targets_BL.reshape(-1)),
+        batch_size=_LOSS_TOKENS,
+    )
+    return loss_B.reshape(targets_BL.shape)
+
+
+def cross_entropy(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> float:
+    """Mean of `token_losses`, in nats per token.
+
+    Raises:
+      InputError: As `token_losses`.
+    """
+    return float(jnp.mean(token_losses(lm, tokens_BL)))
+
+
+def check_tokens(config: LlamaConfig, tokens: Int[Array | np.ndarray, "*shape"]) -> None:
+    """Raises `InputError` unless all token ids are in the vocabulary; waits for the device."""
+    if tokens.size and not (0 <= tokens.min() and tokens.max() < config.vocab_size):
+        raise InputError(
+            f"token ids from {tokens.min()} to {tokens.max()} do not fit a vocabulary of "
+            f"{config.vocab_size}: tokenize with the model's own tokenizer"
+        )
+
+
+def _check_length(config: LlamaConfig, length: int) -> None:
+    if length > config.context_length:
+        raise InputError(
+            f"context_length={length}: the model was trained on at most {config.context_length} "
+            "positions; use shorter windows"
+        )
+
+
+def _check_full(lm: Lm) -> None:
+    if lm.model.num_layers_held < lm.config.num_layers:
+        raise InputError(
+            f"this needs all {lm.config.num_layers} layers, but the model was loaded with "
+            f"num_layers={lm.model.num_layers_held}: load it without num_layers"
+        )

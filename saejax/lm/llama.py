@@ -1,0 +1,213 @@
+"""The Llama family (Llama, SmolLM2, TinyLlama, ...) as a flax.nnx decoder with hook points.
+
+Letters: B windows, L context length, D width of the residual stream, H query heads, G
+key-value heads, E width of a head, F width of the MLP, V vocabulary, N layers held.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from saejax.lm.llama_config import LlamaConfig, block_shapes, tensor_shapes
+
+
+class RmsNorm(nnx.Module):
+    """Root mean square normalisation, w x / sqrt(mean(x^2) + eps), in float32.
+
+    References:
+      Zhang & Sennrich 2019, arXiv 1910.07467, equation 4.
+    """
+
+    def __init__(self, weight_D: Float[Array, "*N D"], eps: float):
+        self.weight = nnx.Param(weight_D)
+        self.eps = eps
+
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """Normalises the last axis."""
+        x32_BLD = x_BLD.astype(jnp.float32)
+        scale_BL1 = jax.lax.rsqrt(jnp.mean(x32_BLD**2, axis=-1, keepdims=True) + self.eps)
+        return self.weight[...][None, None] * (x32_BLD * scale_BL1).astype(x_BLD.dtype)
+
+
+def rotary(length: int, head_dim: int, theta: float) -> Float[Array, "L E"]:
+    """Angles of the rotary embedding, position x theta^(-2i/E), for i in both halves of a head.
+
+    References:
+      Su et al. 2021, arXiv 2104.09864, section 3.2.2.
+    """
+    # In float64: an angle of thousands of radians keeps too few digits in float32.
+    rate_half = theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    angle_Lhalf = np.arange(length)[:, None] * rate_half[None]
+    return jnp.asarray(np.concatenate([angle_Lhalf, angle_Lhalf], axis=-1) % (2 * np.pi), "float32")
+
+
+def rotate(
+    x_BLHE: Float[Array, "B L H E"], angle_LE: Float[Array, "L E"]
+) -> Float[Array, "B L H E"]:
+    """Rotates dimension i of each head with i + E/2 (Hugging Face's order), in float32."""
+    x32_BLHE = x_BLHE.astype(jnp.float32)
+    first, second = jnp.split(x32_BLHE, 2, axis=-1)
+    turned_BLHE = jnp.concatenate([-second, first], axis=-1)
+    cos_BLHE, sin_BLHE = (f(angle_LE)[None, :, None] for f in (jnp.cos, jnp.sin))
+    return (x32_BLHE * cos_BLHE + turned_BLHE * sin_BLHE).astype(x_BLHE.dtype)
+
+
+class Attention(nnx.Module):
+    """Causal grouped-query attention; softmax in float32.
+
+    References:
+      Ainslie et al. 2023, arXiv 2305.13245, section 2.2.
+    """
+
+    def __init__(self, config: LlamaConfig, weights: dict[str, Float[Array, "..."]]):
+        self.q_proj = nnx.Param(weights["self_attn.q_proj.weight"])
+        self.k_proj = nnx.Param(weights["self_attn.k_proj.weight"])
+        self.v_proj = nnx.Param(weights["self_attn.v_proj.weight"])
+        self.o_proj = nnx.Param(weights["self_attn.o_proj.weight"])
+        self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
+
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """Attention's output after o_proj, for normalised input."""
+        windows, length, _ = x_BLD.shape
+        q_BLHE, k_BLGE, v_BLGE = (
+            (x_BLD @ kernel[...]).reshape(windows, length, -1, self.head_dim)
+            for kernel in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        angle_LE = rotary(length, self.head_dim, self.rope_theta)
+        out_BLHE = jax.nn.dot_product_attention(
+            rotate(q_BLHE, angle_LE), rotate(k_BLGE, angle_LE), v_BLGE, is_causal=True
+        )
+        return out_BLHE.reshape(windows, length, -1) @ self.o_proj[...]
+
+
+class Mlp(nnx.Module):
+    """SwiGLU: (silu(x W_gate) * (x W_up)) W_down.
+
+    References:
+      Shazeer 2020, arXiv 2002.05202, equation 6.
+    """
+
+    def __init__(self, weights: dict[str, Float[Array, "..."]]):
+        self.gate_proj = nnx.Param(weights["mlp.gate_proj.weight"])
+        self.up_proj = nnx.Param(weights["mlp.up_proj.weight"])
+        self.down_proj = nnx.Param(weights["mlp.down_proj.weight"])
+
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """The MLP's output, for normalised input."""
+        gate_BLF = jax.nn.silu(x_BLD @ self.gate_proj[...])
+        return (gate_BLF * (x_BLD @ self.up_proj[...])) @ self.down_proj[...]
+
+
+class Block(nnx.Module):
+    """One layer: x + attention(norm(x)), then x + MLP(norm(x)).
+
+    References:
+      Touvron et al. 2023, arXiv 2302.13971, section 2.2.
+    """
+
+    def __init__(self, config: LlamaConfig, weights: dict[str, Float[Array, "..."]]):
+        self.input_layernorm = RmsNorm(weights["input_layernorm.weight"], config.rms_eps)
+        self.self_attn = Attention(config, weights)
+        self.post_attention_layernorm = RmsNorm(
+            weights["post_attention_layernorm.weight"], config.rms_eps
+        )
+        self.mlp = Mlp(weights)
+
+    def __call__(self, x_BLD: Float[Array, "B L D"], part: str = "") -> Float[Array, "B L D"]:
+        """The residual stream after the block, or the output of its `mlp` or `self_attn`."""
+        attention_BLD = self.self_attn(self.input_layernorm(x_BLD))
+        if part == "self_attn":
+            return attention_BLD
+        x_BLD = x_BLD + attention_BLD
+        mlp_BLD = self.mlp(self.post_attention_layernorm(x_BLD))
+        return mlp_BLD if part == "mlp" else x_BLD + mlp_BLD
+
+
+class Llama(nnx.Module):
+    """The decoder, with the weights of all blocks stacked on a leading layer axis.
+
+    A partial model holds the first layers only, and neither final norm nor unembedding.
+    """
+
+    def __init__(self, config: LlamaConfig, weights: dict[str, Float[Array, "..."]]):
+        self.config = config
+        self.embed_tokens = nnx.Param(weights["embed_tokens.weight"])
+        blocks = {name: weights[f"layers.{name}"] for name in block_shapes(config)}
+        self.layers = Block(config, blocks)
+        self.num_layers_held = blocks["input_layernorm.weight"].shape[0]
+        if self.num_layers_held == config.num_layers:
+            self.norm = RmsNorm(weights["norm.weight"], config.rms_eps)
+            if not config.tie_embeddings:
+                self.lm_head = nnx.Param(weights["lm_head.weight"])
+
+    def block(self, layer: int | Int[Array, ""]) -> Block:
+        """One block, cut out of the stack."""
+        return jax.tree.map(lambda weight_N: weight_N[layer], self.layers)
+
+    def after_blocks(self, tokens_BL: Int[Array, "B L"], num_layers: int) -> Float[Array, "B L D"]:
+        """The residual stream after the first `num_layers` blocks."""
+        x_BLD = self.embed_tokens[...][tokens_BL]
+        # A scan over layer numbers reads each layer from the stack; a scan over a part of the
+        # stack would copy that part in every call.
+        return jax.lax.scan(
+            lambda x_BLD, layer: (self.block(layer)(x_BLD), None), x_BLD, jnp.arange(num_layers)
+        )[0]
+
+    def activations(
+        self, tokens_BL: Int[Array, "B L"], layer: int | None, part: str
+    ) -> Float[Array, "B L D"]:
+        """What a hook point sees; no layer is run that it does not need.
+
+        Args:
+          tokens_BL: Token ids in [0, V).
+          layer: The block, or None for the embedding.
+          part: "" for the residual stream after the block, or `mlp` or `self_attn`.
+        """
+        if layer is None:
+            return self.embed_tokens[...][tokens_BL]
+        return self.block(layer)(self.after_blocks(tokens_BL, layer), part)
+
+    def hidden(self, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        """What the unembedding reads: the last residual stream, normalised."""
+        return self.norm(self.after_blocks(tokens_BL, self.config.num_layers))
+
+    def unembed(self, x_D: Float[Array, "*tokens D"]) -> Float[Array, "*tokens V"]:
+        """Logits, in float32."""
+        table_VD = self.embed_tokens if self.config.tie_embeddings else self.lm_head
+        return jnp.matmul(x_D, table_VD[...].T, preferred_element_type=jnp.float32)
+
+
+def build(
+    config: LlamaConfig,
+    read: Callable[[str], np.ndarray],
+    *,
+    num_layers: int,
+    dtype: str,
+) -> Llama:
+    """Builds the model from its tensors.
+
+    Args:
+      config: Sizes.
+      read: Gives a tensor by its name in `tensor_shapes`, rows [out, in].
+      num_layers: Layers to read; below `config.num_layers`, the model is partial.
+      dtype: Type of the weights.
+    """
+    weights = {}
+    names = ["embed_tokens.weight"]
+    if num_layers == config.num_layers:
+        names += [
+            name for name in ("norm.weight", "lm_head.weight") if name in tensor_shapes(config)
+        ]
+    for name in names:
+        weights[name] = jnp.asarray(read(name), dtype)
+    for name, shape in block_shapes(config).items():
+        # Kernels are [in, out] here, so that products read `x @ kernel`.
+        stack_N = np.empty((num_layers, *shape[::-1]), dtype)
+        for layer in range(num_layers):
+            stack_N[layer] = read(f"layers.{layer}.{name}").T
+        weights[f"layers.{name}"] = jnp.asarray(stack_N)
+    return Llama(config, weights)

@@ -1,0 +1,87 @@
+"""A language model from a source: its configuration, weights and fingerprint."""
+
+import dataclasses
+
+import numpy as np
+
+from saejax.errors import InputError
+from saejax.lm.checkpoint import Checkpoint, fingerprint
+from saejax.lm.llama import Llama, build
+from saejax.lm.llama_config import LlamaConfig, tensor_shapes
+from saejax.lm.llama_gguf import open_llama_gguf
+from saejax.lm.safetensors import open_directory
+from saejax.progress import Progress
+from saejax.sources import resolve
+
+_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lm:
+    """A language model."""
+
+    config: LlamaConfig  # of the full model
+    model: Llama  # may hold the first layers only
+    fingerprint: str  # 16 hex digits that identify the files
+
+
+def load_config(source: str) -> LlamaConfig:
+    """The model's configuration; its files are checked and no weights are read.
+
+    Args:
+      source: As for `load_lm`.
+
+    Raises:
+      InputError: As for `load_lm`.
+    """
+    return _open(source).config
+
+
+def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = None) -> Lm:
+    """Loads a model of the Llama family.
+
+    Args:
+      source: A GGUF file, a Hugging Face directory (config.json, model.safetensors or its
+        index and shards), or either in an installed package, as `package:<module>/<path>`.
+      dtype: Type of the weights and products, "float32" or "bfloat16"; norms and softmax are
+        float32. On accelerators, float32 products have `jax_default_matmul_precision`.
+      num_layers: Read the first layers only, which is all that capture needs (see
+        `saejax.lm.hooks.layers_needed`); the whole model unless given.
+
+    Returns:
+      The model, on the default device.
+
+    Raises:
+      InputError: If the source does not exist, is damaged or truncated, has missing, extra or
+        misshapen tensors or values that are not finite, or is not a plain Llama model.
+    """
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype={dtype!r}: choose one of {', '.join(_DTYPES)}")
+    checkpoint = _open(source)
+    config = checkpoint.config
+    num_layers = config.num_layers if num_layers is None else num_layers
+    if not 0 <= num_layers <= config.num_layers:
+        raise InputError(f"num_layers={num_layers}: {source} has {config.num_layers} layers")
+    needed = tensor_shapes(config, num_layers)
+    total = sum(checkpoint.tensors[name].num_bytes for name in needed)
+    with Progress("read model", total=total, unit="bytes") as progress:
+
+        def read(name: str) -> np.ndarray:
+            tensor = checkpoint.tensors[name]
+            values = tensor.read()
+            if not np.isfinite(values).all():
+                raise InputError(f"{source}: tensor {name} has values that are not finite")
+            progress.advance(tensor.num_bytes)
+            return values
+
+        model = build(config, read, num_layers=num_layers, dtype=dtype)
+    return Lm(config=config, model=model, fingerprint=fingerprint(checkpoint.files))
+
+
+def _open(source: str) -> Checkpoint:
+    path = resolve(source)
+    if path.is_dir():
+        return open_directory(path)
+    if path.suffix == ".gguf":
+        return open_llama_gguf(path)
+    raise InputError(f"{path} is neither a .gguf file nor a Hugging Face model directory")

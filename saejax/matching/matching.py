@@ -1,0 +1,219 @@
+"""Records of a one-to-one matching and its proof of optimality, and their file. N, M: latents."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import struct
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32
+
+from saejax.errors import InputError
+from saejax.files import atomic_write
+
+SIDES = ("decoder", "encoder")
+
+# Written into every file; the number changes with the layout.
+_FORMAT = "saejax matching 1"
+_ARRAYS = {"target": np.int32, "cosine": np.float32, "u": np.float64, "v": np.float64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What proves a matching optimal: weak duality of the linear assignment problem.
+
+    For duals with u_i + v_j >= S_ij (see `Matching`), `dual` bounds every matching from above,
+    so the best one exceeds ours by at most `gap` = dual - primal.
+
+    Attributes:
+      primal: Sum of the matched cosines, in float64.
+      dual: Upper bound on the sum of the matched cosines of any matching.
+      gap: dual - primal, at least 0.
+      relative_gap: gap / max(1, |primal|).
+      certified: Whether relative_gap is at most 1e-9.
+      passes: How often each of the N x M similarities was computed.
+      seconds: Wall time of the solver.
+      peak_bytes: Most memory the solver held at once, by its own arithmetic over its large
+        arrays; its two inputs are not counted.
+      solver: What solved it, as in "scipy".
+    """
+
+    primal: float
+    dual: float
+    gap: float
+    relative_gap: float
+    certified: bool
+    passes: float
+    seconds: float
+    peak_bytes: int
+    solver: str
+
+
+# Arrays have no truth value, so the generated comparison of two records would only raise.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Matching:
+    """Partners in `b` of the latents of `a`, on one side of the two autoencoders.
+
+    A matching made by "exact" or "scipy" maximises the sum of cosines over all matchings that
+    cover the smaller of the two. Its duals fulfil u_i + v_j >= S_ij for every pair, where S is
+    the matrix of cosines, with equality on matched pairs. Where N < M, v is at least 0, and 0
+    on unmatched latents of b; where N > M the same holds for u.
+
+    Attributes:
+      target: [N] partner in b; -1 is unmatched, which occurs only when N > M. One to one,
+        except for the method "max_cosine".
+      cosine: [N] cosine with the partner, in [-1, 1]; 0 where unmatched. Nothing that counts
+        shared latents counts an unmatched one, whatever the threshold.
+      u: [N] duals of a; None for the method "max_cosine".
+      v: [M] duals of b; None for the method "max_cosine".
+      side: "decoder" or "encoder".
+      method: What was asked of `match`, as in "exact".
+      certificate: Proof of optimality; None for the method "max_cosine".
+    """
+
+    target: Int32[np.ndarray, " N"]
+    cosine: Float32[np.ndarray, " N"]
+    u: Float64[np.ndarray, " N"] | None
+    v: Float64[np.ndarray, " M"] | None
+    side: str
+    method: str
+    certificate: Certificate | None
+
+    @property
+    def num_latents(self) -> int:
+        """N, latents of a."""
+        return self.target.size
+
+    @property
+    def matched(self) -> np.ndarray:
+        """[N] bool: has a partner."""
+        return self.target >= 0
+
+    @property
+    def num_matched(self) -> int:
+        """Latents of a that have a partner."""
+        return int(self.matched.sum())
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes this matching alone; see `save_matchings`."""
+        save_matchings(path, {self.side: self})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, side: str | None = None) -> "Matching":
+        """Reads one side of what `save_matchings` wrote, bit for bit.
+
+        Args:
+          path: The file.
+          side: "decoder" or "encoder"; may be left out when the file holds one side.
+
+        Raises:
+          InputError: If the file cannot be read or is not ours, if it lacks the side, or if it
+            holds both and none was named.
+        """
+        path = pathlib.Path(path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                # Checks every checksum, so that nothing below parses damaged bytes.
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise InputError(f"{path}: its part {damaged} is damaged; make the file again")
+            with np.load(path, allow_pickle=False) as parts:
+                if "format" not in parts or str(parts["format"]) != _FORMAT:
+                    raise InputError(f"{path}: not a file of format {_FORMAT!r}; match again")
+                sides = [name for name in SIDES if f"{name}/record" in parts]
+                if side is None and len(sides) == 1:
+                    side = sides[0]
+                if side not in sides:
+                    raise InputError(
+                        f"{path}: side={side!r}, but the file holds {' and '.join(sides)}; "
+                        "name one of them"
+                    )
+                record = json.loads(str(parts[f"{side}/record"]))
+                arrays = {name: parts.get(f"{side}/{name}") for name in _ARRAYS}
+            stored = record["certificate"]
+            certificate = None if stored is None else Certificate(**stored)
+            method = record["method"]
+        except InputError:
+            raise
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; make it with experiments/match.py") from None
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            RuntimeError,
+            OverflowError,
+            struct.error,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            # All that zipfile, numpy and json raise for truncated, damaged or foreign files.
+            raise InputError(
+                f"{path}: not a readable matching ({error}); make the file again"
+            ) from None
+        if (why := _inconsistency(arrays, certificate)) is not None:
+            raise InputError(f"{path}: {why}; make the file again")
+        return cls(**arrays, side=side, method=method, certificate=certificate)
+
+
+def save_matchings(path: str | os.PathLike, matchings: dict[str, Matching]) -> None:
+    """Writes the matchings of a pair, one for each side, into one NumPy .npz archive.
+
+    Parts: `format`; then for each side `<side>/target`, `<side>/cosine`, with duals `<side>/u`
+    and `<side>/v`, and `<side>/record`, a JSON object of the method and the certificate. The
+    file appears whole or not at all; missing directories are made.
+
+    Args:
+      path: The file, in a run `matchings/<hookpoint>/seed<i>-seed<j>.<method>.npz`.
+      matchings: The matching of each side, under its name.
+
+    Raises:
+      InputError: If a matching stands under another side's name, or the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    parts: dict[str, np.ndarray] = {"format": np.array(_FORMAT)}
+    for side, matching in matchings.items():
+        if side != matching.side or side not in SIDES:
+            raise InputError(
+                f"a matching of the {matching.side} side is given as {side!r}; "
+                f"name it by its side, one of {', '.join(SIDES)}"
+            )
+        for name in _ARRAYS:
+            if (array := getattr(matching, name)) is not None:
+                parts[f"{side}/{name}"] = array
+        certificate = matching.certificate
+        record = {
+            "method": matching.method,
+            "certificate": None if certificate is None else dataclasses.asdict(certificate),
+        }
+        parts[f"{side}/record"] = np.array(json.dumps(record))
+    with atomic_write(path) as file:
+        np.savez(file, allow_pickle=False, **parts)
+
+
+def _inconsistency(arrays: dict[str, Any], certificate: Certificate | None) -> str | None:
+    """Why the parts of a file do not fit each other, or None."""
+    for name, dtype in _ARRAYS.items():
+        array = arrays[name]
+        if array is None and name in ("u", "v") and certificate is None:
+            continue
+        if array is None or array.dtype != dtype or array.ndim != 1 or array.size == 0:
+            return f"{name} is not a vector of {np.dtype(dtype)}"
+        if not np.isfinite(array).all():
+            return f"{name} holds NaN or infinite values"
+        if name != "v" and array.size != arrays["target"].size:
+            return f"{name} has {array.size} values for {arrays['target'].size} latents"
+    if np.abs(arrays["cosine"]).max() > 1:
+        return "a cosine lies outside [-1, 1]"
+    if arrays["target"].min() < -1:
+        return "a target lies below -1"
+    if certificate is not None and not math.isfinite(certificate.primal + certificate.dual):
+        return "its certificate is not finite"
+    return None

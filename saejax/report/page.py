@@ -1,0 +1,213 @@
+"""One self-contained page that tells what a run found: report.html.
+
+Dimension letters: N latents, P pairs of seeds, T thresholds.
+"""
+
+import base64
+import io
+import os
+import statistics
+from collections.abc import Iterator
+from importlib import resources
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from saejax.files import atomic_write
+from saejax.progress import Progress
+from saejax.report import wording
+from saejax.report.figures import cosine_scatter, threshold_curves, training_curves
+from saejax.report.run_files import Pair, Run, load_comparison, read_run
+
+# Twice the density of a plain screen for PNGs; dots inside an SVG are smaller, so that a page
+# with dozens of figures stays below ten megabytes.
+_PNG_DPI, _SVG_DPI = 200, 150
+_THRESHOLDS = np.linspace(0, 1, 101)
+_ARCHITECTURES = {"topk": "TopK"}
+
+
+class Picture(NamedTuple):
+    """A figure in the page."""
+
+    number: int
+    source: str  # a data: address that holds the whole SVG
+    width: int  # CSS pixels
+    height: int
+    title: str
+
+
+class Section(NamedTuple):
+    """All pairs at one hook point under one matching method."""
+
+    hookpoint: str
+    method: str
+    pairs: tuple[Pair, ...]
+    scatters: tuple[Picture, ...]  # one a pair
+    curves: Picture
+
+    def fractions(self, name: str) -> list[float]:
+        """The values of one definition of "shared", one a pair."""
+        return [pair.fractions[name] for pair in self.pairs]
+
+    def mean_cosines(self, name: str) -> list[float]:
+        """One of the mean cosines, one a pair."""
+        return [pair.mean_cosine[name] for pair in self.pairs]
+
+
+def write_report(run_dir: str | os.PathLike) -> Path:
+    """Writes `report.html` and `figures/*.{svg,png}` into a run directory.
+
+    The page needs no other file, no network and no JavaScript. A run that is trained but not
+    yet analysed gets a page about its training that says what is missing. The same inputs give
+    the same bytes.
+
+    Args:
+      run_dir: A run directory with config.json, versions.json and metrics.jsonl; and, once
+        analysed, results/overlap.json and matchings/.
+
+    Returns:
+      The path of report.html.
+
+    Raises:
+      InputError: For a missing or broken file, naming it and the script that writes it, or
+        when the page cannot be written.
+
+    References:
+      Paulo & Belrose 2025 (arXiv 2501.16615), figures 1 and A2.
+    """
+    run = read_run(Path(run_dir))
+    groups: dict[tuple[str, str], list[Pair]] = {}
+    for pair in run.pairs:
+        groups.setdefault((pair.hookpoint, pair.method), []).append(pair)
+    hookpoints = list(dict.fromkeys(hookpoint for hookpoint, _ in groups))
+    # Within a hook point, methods that prove their matchings come first: they make the headline.
+    ordered = sorted(
+        groups.items(),
+        key=lambda item: (
+            hookpoints.index(item[0][0]),
+            not all(pair.certified for pair in item[1]),
+        ),
+    )
+    numbers = count(1)
+    total = 1 + sum(len(pairs) + 1 for pairs in groups.values())
+    with Progress("report", total=total, unit="figures") as progress:
+        sections = [_section(run, pairs, numbers, progress) for _, pairs in ordered]
+        training = _picture(
+            training_curves(run.metrics), run.path, "training", next(numbers), "Training", progress
+        )
+    path = run.path / "report.html"
+    with atomic_write(path) as file:
+        # A lone surrogate, which JSON can carry, has no UTF-8 form.
+        file.write(_render(run, sections, training).encode("utf-8", errors="replace"))
+    return path
+
+
+def _section(run: Run, pairs: list[Pair], numbers: Iterator[int], progress: Progress) -> Section:
+    hookpoint, method = pairs[0].hookpoint, pairs[0].method
+    threshold = pairs[0].threshold
+    scatters = []
+    curves = {"shared": [], "aligned": [], "nearest": []}
+    for pair in pairs:
+        comparison = load_comparison(run.path, pair)
+        first, second = pair.seeds
+        title = f"{hookpoint}: seed {first} and seed {second}, {method}"
+        figure = cosine_scatter(
+            comparison.decoder.cosine,
+            comparison.encoder.cosine,
+            comparison.agree,
+            threshold=threshold,
+            title=title,
+        )
+        name = f"scatter.{hookpoint}.seed{first}-seed{second}.{method}"
+        scatters.append(_picture(figure, run.path, name, next(numbers), title, progress))
+        curves["shared"].append([comparison.shared_frac(t) for t in _THRESHOLDS])
+        curves["aligned"].append([comparison.aligned_frac(t) for t in _THRESHOLDS])
+        curves["nearest"].append([comparison.max_cosine_frac(t) for t in _THRESHOLDS])
+    title = f"{hookpoint}: {len(pairs)} pair{'s' if len(pairs) > 1 else ''}, {method}"
+    figure = threshold_curves(
+        _THRESHOLDS,
+        {label: np.array(fraction_PT) for label, fraction_PT in curves.items()},
+        threshold=threshold,
+        title=title,
+    )
+    name = f"thresholds.{hookpoint}.{method}"
+    picture = _picture(figure, run.path, name, next(numbers), title, progress)
+    return Section(hookpoint, method, tuple(pairs), tuple(scatters), picture)
+
+
+def _picture(
+    figure: Figure, run_path: Path, name: str, number: int, title: str, progress: Progress
+) -> Picture:
+    """Writes a figure as SVG and PNG, and returns it for the page."""
+    svg = io.BytesIO()
+    # Text as outlines looks the same everywhere; a fixed salt and no date keep the bytes the same.
+    with matplotlib.rc_context({"svg.hashsalt": "saejax", "svg.fonttype": "path"}):
+        figure.savefig(svg, format="svg", dpi=_SVG_DPI, metadata={"Date": None})
+    with atomic_write(run_path / "figures" / f"{name}.svg") as file:
+        file.write(svg.getvalue())
+    with atomic_write(run_path / "figures" / f"{name}.png") as file:
+        figure.savefig(file, format="png", dpi=_PNG_DPI)
+    progress.advance()
+    width, height = figure.get_size_inches()
+    encoded = base64.b64encode(svg.getvalue()).decode("ascii")
+    # CSS has 96 pixels an inch.
+    return Picture(
+        number,
+        f"data:image/svg+xml;base64,{encoded}",
+        round(96 * width),
+        round(96 * height),
+        title,
+    )
+
+
+def _render(run: Run, sections: list[Section], training: Picture) -> str:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": wording.percent,
+        "percent_range": wording.percent_range,
+        "mean": statistics.fmean,
+    }
+    template = resources.files("saejax.report").joinpath("report.html.j2")
+    config, metrics = run.config, run.metrics
+    name = run.path.resolve().name
+    headline_pairs = sections[0].pairs if sections else ()
+    facts = {
+        "Language model": config.lm.source.rstrip("/").rsplit("/", maxsplit=1)[-1],
+        "Hook point": ", ".join(dict.fromkeys(section.hookpoint for section in sections))
+        or config.hookpoint,
+        "Autoencoder": (
+            f"{_ARCHITECTURES.get(config.sae.arch, config.sae.arch)}, "
+            f"{config.sae.num_latents:,} latents, {config.sae.k:,} active"
+        ),
+        "Training tokens": f"{metrics.tokens[-1]:,} for each seed",
+        "Seeds": ", ".join(map(str, config.init_seeds)),
+        "Pairs compared": str(len(headline_pairs)) if headline_pairs else "none yet",
+        "Final FVU": f"{metrics.fvu[-1].mean():.3f}",
+        "Dead latents": wording.percent(metrics.dead_frac[-1].mean()),
+    }
+    versions = dict(run.versions)
+    if run.analysis_commit not in (None, versions.get("commit")):
+        versions["commit of the analysis"] = run.analysis_commit
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        name=name,
+        headline=wording.headline(headline_pairs, config),
+        certainty=wording.certainty(headline_pairs) if headline_pairs else None,
+        certainty_of=wording.certainty,
+        missing=wording.missing(run),
+        threshold=headline_pairs[0].threshold if headline_pairs else config.match.threshold,
+        definitions=wording.DEFINITIONS,
+        facts=facts,
+        sections=sections,
+        training=training,
+        metrics=metrics,
+        settings=wording.settings(config),
+        versions=versions,
+        command=wording.command(config, versions.get("commit", ""), name),
+    )

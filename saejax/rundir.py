@@ -1,0 +1,158 @@
+"""The files of a run directory, and who may write there."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import jax
+
+from saejax.config import Config, differences, from_json, to_json
+from saejax.errors import InputError
+from saejax.files import atomic_write
+
+# Libraries whose versions can change a result.
+_VERSIONED = (
+    "saejax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "ott-jax",
+    "numpy",
+    "scipy",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDir:
+    """Paths of a run: `config.json versions.json metrics.jsonl checkpoints/ activations/ saes/
+    matchings/ results/ figures/ report.html`.
+
+    Attributes:
+      root: The directory.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, as `saejax.config.to_json` writes it."""
+        return self.root / "config.json"
+
+    @property
+    def versions(self) -> Path:
+        """Versions of the libraries, commit, machine."""
+        return self.root / "versions.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Training metrics, one JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax checkpoints, one folder a step."""
+        return self.root / "checkpoints"
+
+    @property
+    def activations(self) -> Path:
+        """The activation store, with `data.activations=store`."""
+        return self.root / "activations"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report.html"
+
+    def sae(self, hookpoint: str, seed: int) -> Path:
+        """Folder of a trained autoencoder."""
+        return self.root / "saes" / hookpoint / f"seed{seed}"
+
+    def matching(self, hookpoint: str, seeds: tuple[int, int], method: str) -> Path:
+        """Encoder and decoder matching of a pair of seeds."""
+        return self.root / "matchings" / hookpoint / f"seed{seeds[0]}-seed{seeds[1]}.{method}.npz"
+
+    def result(self, name: str) -> Path:
+        """Numbers of one analysis."""
+        return self.root / "results" / f"{name}.json"
+
+    def figure(self, name: str, suffix: str) -> Path:
+        """A figure, as svg or png."""
+        return self.root / "figures" / f"{name}.{suffix}"
+
+    def read_config(self) -> Config:
+        """The configuration of the run.
+
+        Raises:
+          InputError: If there is none, or it cannot be read.
+        """
+        try:
+            return from_json(self.config.read_text())
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.root}: no config.json, so this is not a run; experiments/train.py makes one"
+            ) from None
+        except InputError as error:
+            raise InputError(f"{self.config}: {error}") from None
+
+
+def open_run(cfg: Config, workdir: str | Path) -> RunDir:
+    """Makes a run directory, or opens the one of the same configuration.
+
+    Raises:
+      InputError: If the directory holds another configuration, naming the fields, or files
+        that are no run.
+    """
+    run = RunDir(Path(workdir))
+    if run.config.exists():
+        if changed := differences(run.read_config(), cfg):
+            raise InputError(
+                f"{run.root} holds a run with another configuration (there != here): "
+                f"{'; '.join(changed)}. Use another --workdir, or set these back to continue"
+            )
+        return run
+    if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+        raise InputError(
+            f"--workdir={run.root} exists and is not a run of saejax; name a new directory"
+        )
+    # The configuration comes last: a directory with one has all it needs to resume.
+    with atomic_write(run.versions) as file:
+        file.write(json.dumps(versions(), indent=2).encode() + b"\n")
+    with atomic_write(run.config) as file:
+        file.write(to_json(cfg).encode())
+    return run
+
+
+def versions() -> dict[str, str]:
+    """Names and versions of what computes: libraries, Python, platform, device, commit."""
+    device = jax.devices()[0]
+    return {
+        **{name: importlib.metadata.version(name) for name in _VERSIONED},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """The git commit of the source, with `-dirty` for local changes; "unknown" elsewhere."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # Only a checkout of saejax itself counts, not a repository that contains its venv.
+        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
+            return "unknown"
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,1 @@
+"""The autoencoder: record, encoding, decoding, losses, initial weights."""

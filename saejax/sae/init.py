@@ -1,0 +1,98 @@
+"""Initial weights, and the initial decoder bias from data.
+
+Dimension letters: B tokens, D activation width, N latents, S seeds.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+# Weiszfeld's iteration as sparsify ran it until 2024-12-18: at most 100 steps, stopped when
+# the median moves by less than 1e-5.
+_MEDIAN_STEPS = 100
+_MEDIAN_TOLERANCE = 1e-5
+
+
+class Params(NamedTuple):
+    """What is trained. Stacked seeds have a leading axis [S].
+
+    The encoder is held latent by latent, `enc_rows` = W_enc transposed, because its gradient
+    is a sum of rows; `Sae` has the usual W_enc [D, N].
+    """
+
+    enc_rows: Float[Array, "*S N D"]
+    b_enc: Float[Array, "*S N"]
+    w_dec: Float[Array, "*S N D"]
+    b_dec: Float[Array, "*S D"]
+
+
+def unit_rows(w_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """Rows divided by their norm; machine epsilon keeps a zero row zero (as in sparsify).
+
+    Norms are taken row by row: on CPU a reduction fused into the division runs slower.
+    """
+    norm_N = jnp.sqrt(lax.map(lambda row: row @ row, w_ND))
+    return w_ND * (1.0 / (norm_N + jnp.finfo(w_ND.dtype).eps))[:, None]
+
+
+def init_params(seed: Array, b_dec_D: Float[Array, " D"], *, num_latents: int) -> Params:
+    """Initial parameters of one autoencoder, a function of its seed and nothing else.
+
+    Encoder entries are uniform in +-1/sqrt(D), the default of a linear layer in torch; the
+    decoder starts as its transpose with rows of unit norm; the encoder bias is 0.
+
+    Args:
+      seed: Integer scalar.
+      b_dec_D: Initial decoder bias.
+      num_latents: N.
+
+    References:
+      Paulo & Belrose (2025), arXiv 2501.16615, section 2: encoder and decoder start tied.
+    """
+    (D,) = b_dec_D.shape
+    bound = 1.0 / jnp.sqrt(D)
+    enc_rows_ND = jax.random.uniform(
+        jax.random.key(seed), (num_latents, D), minval=-bound, maxval=bound
+    )
+    return Params(
+        enc_rows=enc_rows_ND,
+        b_enc=jnp.zeros((num_latents,)),
+        w_dec=unit_rows(enc_rows_ND),
+        b_dec=b_dec_D,
+    )
+
+
+def geometric_median(x_BD: Float[Array, "B D"]) -> Float[Array, " D"]:
+    """The point with the least sum of distances to the rows, by Weiszfeld's iteration.
+
+    Starts at the mean; at most 100 steps, ended when the point moves by less than 1e-5.
+
+    References:
+      Bricken et al., Towards Monosemanticity (2023): decoder bias starts at this median.
+      Weiszfeld (1937), in English: Ann. Oper. Res. 167 (2009), 7-41.
+    """
+
+    def moves(carry: tuple[Array, Array, Array]) -> Array:
+        steps, _, moved = carry
+        return (steps < _MEDIAN_STEPS) & (moved > _MEDIAN_TOLERANCE)
+
+    def improve(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        steps, median_D, _ = carry
+        distance_B = jnp.linalg.norm(x_BD - median_D[None], axis=1)
+        # A row that coincides with the median would get infinite weight.
+        weight_B = 1.0 / jnp.maximum(distance_B, jnp.finfo(x_BD.dtype).eps)
+        new_D = weight_B @ x_BD / weight_B.sum()
+        return steps + 1, new_D, jnp.linalg.norm(new_D - median_D)
+
+    start = (jnp.zeros((), jnp.int32), x_BD.mean(axis=0), jnp.full((), jnp.inf, x_BD.dtype))
+    return lax.while_loop(moves, improve, start)[1]
+
+
+def initial_decoder_bias(x_BD: Float[Array, "B D"], rule: str) -> Float[Array, " D"]:
+    """The decoder bias before training, from the first batch, by `train.decoder_bias_init`."""
+    if rule == "zero":
+        return jnp.zeros_like(x_BD[0])
+    return geometric_median(x_BD) if rule == "geometric_median" else x_BD.mean(axis=0)

@@ -1,0 +1,86 @@
+"""A sparse autoencoder as a plain record, and its two maps: encode and decode.
+
+Dimension letters: B tokens, D activation width, N latents, K active latents per token.
+"""
+
+import typing
+
+import jax
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from saejax.sae import sparse
+
+
+# The type checker of the tests would break `jax.tree.map`, which builds records of other things.
+@typing.no_type_check
+@struct.dataclass
+class Sae:
+    """A trained TopK autoencoder.
+
+    f(x) = TopK(relu((x - b_dec) W_enc + b_enc)),  x_hat = f(x) W_dec + b_dec
+
+    Attributes:
+      w_enc: Encoder [D, N], one column a latent.
+      b_enc: Encoder bias [N].
+      w_dec: Decoder [N, D], one row a latent, of unit norm after training.
+      b_dec: Decoder bias [D], also subtracted from the input.
+      k: Active latents per token.
+      metadata: Where the autoencoder comes from: model name, hook point, seed. Pairs, sorted
+        by name, so that the record stays hashable under `jax.jit`.
+    """
+
+    w_enc: Array
+    b_enc: Array
+    w_dec: Array
+    b_dec: Array
+    k: int = struct.field(pytree_node=False)
+    metadata: tuple[tuple[str, str | int], ...] = struct.field(pytree_node=False, default=())
+
+    @property
+    def num_latents(self) -> int:
+        """N."""
+        return self.w_dec.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        """D, the width of the activations."""
+        return self.w_dec.shape[1]
+
+
+class Codes(typing.NamedTuple):
+    """Sparse codes: the values of the active latents and which ones they are.
+
+    Attributes:
+      values: [B, K], at least 0, in descending order.
+      indices: [B, K] in [0, N), distinct within a token.
+    """
+
+    values: Float[Array, "B K"]
+    indices: Int[Array, "B K"]
+
+
+@jax.jit
+def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
+    """Codes of activations: TopK(relu((x - b_dec) W_enc + b_enc)).
+
+    A token with fewer than k positive pre-activations has zeros among its values. Holds the
+    pre-activations [B, N] of the tokens given: pass large inputs in pieces.
+
+    Example:
+      >>> import jax.numpy as jnp, saejax
+      >>> sae = saejax.Sae(jnp.eye(2), jnp.zeros(2), jnp.eye(2), jnp.zeros(2), k=1)
+      >>> codes = saejax.encode(sae, jnp.array([[3.0, 1.0]]))
+      >>> codes.values.tolist(), codes.indices.tolist()
+      ([[3.0]], [[0]])
+      >>> saejax.decode(sae, codes).tolist()
+      [[3.0, 0.0]]
+    """
+    values, indices = sparse.encode_topk(x_BD, sae.w_enc.T, sae.b_enc, sae.b_dec, sae.k, None)
+    return Codes(values, indices)
+
+
+@jax.jit
+def decode(sae: Sae, codes: Codes) -> Float[Array, "B D"]:
+    """Reconstruction x_hat = sum_k values[b, k] W_dec[indices[b, k]] + b_dec."""
+    return sparse.decode_sparse(codes.values, codes.indices, sae.w_dec) + sae.b_dec[None]

@@ -1,0 +1,1 @@
+"""Training: the optimizer, the state, the step, the loop, checkpoints."""

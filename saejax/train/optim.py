@@ -1,0 +1,98 @@
+"""The optimizer of one autoencoder as an optax chain, run inside `jax.shard_map`.
+
+Dimension letters: D activation width, N latents on this device.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from saejax.config import Config, learning_rate
+from saejax.sae.init import Params, unit_rows
+
+
+def schedule(cfg: Config, num_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0 to the peak, then linear decay to 0 at `num_steps`.
+
+    lr(t) = peak * min(t / warmup, (num_steps - t) / (num_steps - warmup)), for t = 0, 1, ...
+    as transformers' `get_linear_schedule_with_warmup`, which sparsify used; the first step
+    has lr 0. A warm-up longer than the run is cut to the run.
+    """
+    peak, warmup = learning_rate(cfg), min(cfg.train.warmup_steps, num_steps)
+    return optax.schedules.join_schedules(
+        [
+            optax.schedules.linear_schedule(0.0, peak, max(warmup, 1)),
+            optax.schedules.linear_schedule(peak, 0.0, max(num_steps - warmup, 1)),
+        ],
+        [warmup],
+    )
+
+
+def global_norm(tree: Params, latent_axis: str) -> jax.Array:
+    """Norm of all entries, over all devices that hold latents of this autoencoder."""
+    local = sum(jnp.square(leaf).sum() for leaf in (tree.enc_rows, tree.b_enc, tree.w_dec))
+    return jnp.sqrt(lax.psum(local, latent_axis) + jnp.square(tree.b_dec).sum())
+
+
+def clip_by_norm(max_norm: float, latent_axis: str) -> optax.GradientTransformation:
+    """Scales the gradients of an autoencoder down to a norm of at most `max_norm`.
+
+    As torch's `clip_grad_norm_`, over latents that may be split over devices.
+    """
+
+    def update(grads: Params, state: optax.EmptyState, params: Params | None = None):
+        del params
+        # 1e-6 as in torch.
+        factor = jnp.minimum(1.0, max_norm / (global_norm(grads, latent_axis) + 1e-6))
+        return jax.tree.map(lambda g: g * factor, grads), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def remove_parallel_gradient() -> optax.GradientTransformation:
+    """Projects the decoder's gradient on the tangent of the unit sphere: g - (g.w) w.
+
+    References:
+      Bricken et al., Towards Monosemanticity (2023), "Autoencoder training".
+    """
+
+    def update(grads: Params, state: optax.EmptyState, params: Params | None = None):
+        assert params is not None
+        along_N1 = (grads.w_dec * params.w_dec).sum(axis=1, keepdims=True)
+        return grads._replace(w_dec=grads.w_dec - along_N1 * params.w_dec), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def keep_unit_decoder() -> optax.GradientTransformation:
+    """Changes the update so that decoder rows have unit norm after it."""
+
+    def update(updates: Params, state: optax.EmptyState, params: Params | None = None):
+        assert params is not None
+        target_ND = unit_rows(params.w_dec + updates.w_dec)
+        return updates._replace(w_dec=target_ND - params.w_dec), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def make_optimizer(
+    cfg: Config, num_steps: int, *, latent_axis: str
+) -> optax.GradientTransformation:
+    """Clip, project, Adam with the schedule, unit-norm decoder: the recipe of the paper.
+
+    References:
+      sparsify at the paper's commits (December 2024): Adam (0.9, 0.999), eps 1e-8, clip 1.0
+      per autoencoder before the projection.
+    """
+    return optax.chain(
+        clip_by_norm(cfg.train.grad_clip, latent_axis),
+        remove_parallel_gradient(),
+        optax.adam(
+            schedule(cfg, num_steps),
+            b1=cfg.train.adam_b1,
+            b2=cfg.train.adam_b2,
+            eps=cfg.train.adam_eps,
+        ),
+        keep_unit_decoder(),
+    )

@@ -1,0 +1,113 @@
+"""The configuration: checks name the value, JSON round-trips, presets have their sources."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saejax import config
+from saejax.config import Config
+from saejax.errors import InputError
+
+
+def set_field(cfg, path, value):
+    *parents, name = path.split(".")
+    for parent in parents:
+        cfg = getattr(cfg, parent)
+    setattr(cfg, name, value)
+
+
+def fitting(**fields):
+    """A configuration that passes the checks, but for the fields given."""
+    cfg = Config()
+    cfg.data.context_length, cfg.train.batch_tokens = 256, 1024
+    for path, value in fields.items():
+        set_field(cfg, path.replace("__", "."), value)
+    return cfg
+
+
+def test_fitting_configuration_passes():
+    config.check(fitting())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("sae.k", 2_000_000, "must not exceed sae.num_latents=32768"),
+        ("sae.k", 0, "at least 1"),
+        ("sae.arch", "topp", "choose one of topk"),
+        ("lm.dtype", "float8", "float32, bfloat16"),
+        ("data.order", "random", "shuffled, in_order"),
+        ("data.skip_tokens", 256, "below data.context_length=256"),
+        ("data.epochs", 0, "at least 1"),
+        ("train.batch_tokens", 1000, "multiple of data.context_length=256"),
+        ("train.lr_scale", float("nan"), "finite number above 0"),
+        ("train.lr_scale", -1.0, "finite number above 0"),
+        ("train.adam_b2", 1.0, "[0, 1)"),
+        ("train.decoder_bias_init", "median", "geometric_median, mean, zero"),
+        ("init_seeds", (), "at least one seed"),
+        ("init_seeds", (1, 2, 1), "same seed twice"),
+        ("init_seeds", (-1, 2), "[0, 2^32)"),
+        ("match.methods", ("hungarian",), "exact, scipy"),
+        ("match.threshold", 1.5, "[-1, 1]"),
+    ],
+)
+def test_bad_values_are_named_with_the_fix(path, value, says):
+    cfg = fitting()
+    set_field(cfg, path, value)
+    with pytest.raises(InputError) as error:
+        config.check(cfg)
+    assert path in str(error.value)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_mesh_sizes_are_checked():
+    cfg = fitting()
+    cfg.mesh = config.MeshConfig(seed=-1, data=-1, latent=1)
+    with pytest.raises(InputError, match="at most one axis may be -1"):
+        config.check(cfg)
+
+
+def test_every_choice_and_bound_names_an_existing_field():
+    cfg = Config()
+    for path in (*config._CHOICES, *config._AT_LEAST, *config._POSITIVE):
+        config.field_value(cfg, path)
+
+
+@given(
+    seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, unique=True),
+    k=st.integers(1, 99),
+    lr_scale=st.floats(1e-3, 1e3),
+    source=st.text(),
+)
+def test_json_round_trip(seeds, k, lr_scale, source):
+    cfg = fitting(init_seeds=tuple(seeds), sae__k=k, train__lr_scale=lr_scale, data__source=source)
+    assert config.from_json(config.to_json(cfg)) == cfg
+
+
+def test_json_of_another_version_names_the_fields():
+    values = json.loads(config.to_json(Config()))
+    values["sae"]["kk"] = values["sae"].pop("k")
+    with pytest.raises(InputError, match=r"sae\.k, sae\.kk"):
+        config.from_json(json.dumps(values))
+    with pytest.raises(InputError, match="not valid JSON"):
+        config.from_json("{")
+
+
+def test_differences_are_the_changed_paths():
+    assert config.differences(fitting(), fitting()) == []
+    assert config.differences(fitting(), fitting(sae__k=8)) == ["sae.k: 32 != 8"]
+
+
+def test_learning_rate_is_the_papers():
+    # sparsify, December 2024: 1.414e-4 at 32,768 latents, 7.07e-5 at 131,072.
+    assert config.learning_rate(fitting()) == pytest.approx(1.414e-4, rel=1e-3)
+    assert config.learning_rate(fitting(sae__num_latents=131_072)) == pytest.approx(7.07e-5, 1e-3)
+
+
+def test_all_fields_are_typed_records_or_plain_values():
+    for field in dataclasses.fields(Config):
+        assert dataclasses.is_dataclass(field.type) or field.type in (int, str, tuple[int, ...])

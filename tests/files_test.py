@@ -1,0 +1,44 @@
+"""Files are whole or not there."""
+
+import errno
+
+import pytest
+
+from saejax.errors import InputError
+from saejax.files import atomic_write
+
+
+def test_write_and_replace(tmp_path):
+    path = tmp_path / "new" / "file"
+    for content in (b"one", b"two"):
+        with atomic_write(path) as file:
+            file.write(content)
+        assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_failure_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(error), atomic_write(path) as file:
+        file.write(b"half")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_is_one_line_that_names_the_file(tmp_path):
+    path = tmp_path / "file"
+    with (
+        pytest.raises(InputError, match=f"no space left on the disk while writing {path}"),
+        atomic_write(path),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_directory_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"), atomic_write(tmp_path / "file" / "x"):
+        pass

@@ -1,0 +1,52 @@
+"""The mesh and the placement of the training state."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from saejax import mesh
+from saejax.config import Config, MeshConfig
+from saejax.errors import InputError
+from saejax.train.optim import make_optimizer
+from saejax.train.state import init_state
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [((1, -1, 1), (1, 8, 1)), ((2, 2, -1), (2, 2, 2)), ((1, 1, 1), (1, 1, 1)), ((-1, 2, 1), (4, 2, 1))],
+)
+def test_sizes(sizes, shape):
+    made = mesh.make_mesh(MeshConfig(*sizes))
+    assert made.axis_names == ("seed", "data", "latent")
+    assert made.devices.shape == shape
+
+
+@pytest.mark.parametrize("sizes", [(3, -1, 1), (16, 1, 1), (1, -1, 16)])
+def test_misfit_names_the_numbers(sizes):
+    with pytest.raises(InputError, match="does not fit 8 devices"):
+        mesh.make_mesh(MeshConfig(*sizes))
+
+
+def test_check_divides():
+    made = mesh.make_mesh(MeshConfig(1, 1, 8))
+    mesh.check_divides(made, "latent", num_latents=1024)
+    with pytest.raises(InputError, match="num_latents=100 must divide by the 8 devices on axis 'lat"):
+        mesh.check_divides(made, "latent", num_latents=100)
+
+
+def test_every_leaf_of_the_state_has_its_place():
+    cfg = Config(init_seeds=(1, 2))
+    cfg.sae.num_latents, cfg.sae.k = 64, 4
+    made = mesh.make_mesh(MeshConfig(2, 2, 2))
+    optimizer = make_optimizer(cfg, 10, latent_axis="latent")
+    state = init_state(cfg, jnp.zeros(8), optimizer, made)
+    assert state.params.w_dec.sharding.spec == P("seed", "latent", None)
+    adam = next(s for s in jax.tree.leaves(
+        state.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu"))
+    assert adam.mu.enc_rows.sharding == state.params.enc_rows.sharding
+    assert adam.nu.b_dec.sharding == state.params.b_dec.sharding
+    assert adam.count.sharding.spec == P("seed")
+    assert state.tokens_since_fired.sharding.spec == P("seed", "latent")
+    # Each device holds its shard and no more.
+    assert state.params.w_dec.addressable_shards[0].data.shape == (1, 32, 8)
