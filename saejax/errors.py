@@ -7,11 +7,3 @@ class InputError(ValueError):
     Scripts print the message alone and exit with 1 (`saejax.cli.run`); library callers
     can catch it as a `ValueError`.
     """
-
-
-def out_of_space(error, path):  # temporary: replaced by files.explain_os_errors
-    import errno
-
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return InputError(f"no space left on the disk while writing {path}: free some space")

@@ -23,10 +23,16 @@ from saejax.data.loader import WindowSource, make_batches, num_steps
 from saejax.data.store import ActivationStore, is_complete, write_store
 from saejax.files import atomic_write
 from saejax.formats.load import load_sae, save_sae
-from saejax.lm.capture import make_capture
-from saejax.lm.hooks import check_hookpoint, hook_width, layers_needed
-from saejax.lm.load import load_config, load_lm
-from saejax.lm.tokenizer import load_tokenizer
+from saejax.lm import (
+    check_hookpoint,
+    check_tokens,
+    hook_width,
+    layers_needed,
+    load_config,
+    load_lm,
+    load_tokenizer,
+    make_capture,
+)
 from saejax.progress import Progress
 from saejax.rundir import RunDir, commit, versions
 from saejax.sae.init import initial_decoder_bias
@@ -112,24 +118,25 @@ def _activations(
     check_hookpoint(lm_config, cfg.hookpoint)
     tokenizer = load_tokenizer(cfg.lm.source)
     windows_WL = read_windows(cfg.data, tokenizer.encode_batch, tokenizer.end_of_text)
+    check_tokens(lm_config, windows_WL)
     num_steps(cfg, len(windows_WL))
     lm = load_lm(
         cfg.lm.source,
         dtype=cfg.lm.dtype,
         num_layers=layers_needed(lm_config, cfg.hookpoint),
     )
-    capture = make_capture(lm, cfg.hookpoint)
+    capture_on_mesh = make_capture(lm, cfg.hookpoint, mesh=mesh)
+
+    def capture(tokens_WL: np.ndarray) -> jax.Array:
+        return capture_on_mesh(jax.device_put(tokens_WL, on_data))
+
     if cfg.data.activations == "stream":
-
-        def stream(tokens_WL: np.ndarray) -> jax.Array:
-            x_WLD = capture(jax.device_put(tokens_WL.astype(np.int32), on_data))
-            return flatten(x_WLD[:, cfg.data.skip_tokens :])
-
-        return windows_WL, stream
+        return windows_WL, lambda x: flatten(capture(x)[:, cfg.data.skip_tokens :])
+    mesh_lib.check_divides(mesh, mesh_lib.DATA, **{"lm.batch_windows": cfg.lm.batch_windows})
     write_store(
         run.activations,
         windows_WL,
-        lambda tokens_WL: capture(jnp.asarray(tokens_WL, jnp.int32)),
+        capture,
         width=hook_width(lm_config, cfg.hookpoint),
         skip_tokens=cfg.data.skip_tokens,
         dtype=cfg.data.store_dtype,

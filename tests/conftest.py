@@ -1,5 +1,6 @@
 """Eight fake CPU devices, strict ranks, repeatable hypothesis, no skipped parity tests in CI."""
 
+import json
 import os
 
 # Read when JAX is imported and when its CPU client starts, so before the imports below. What
@@ -14,7 +15,11 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
+import safetensors.numpy
+import tokenizers
+from tokenizers.pre_tokenizers import ByteLevel
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -58,3 +63,54 @@ def pytest_make_collect_report(
     if _must_run(getattr(collector, "path", None)):
         _fail_if_skipped(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random weights, a token a byte, as a Hugging Face directory."""
+    path = tmp_path_factory.mktemp("tiny_lm")
+    vocabulary = {symbol: i for i, symbol in enumerate(sorted(ByteLevel.alphabet()))}
+    vocabulary["<|endoftext|>"] = len(vocabulary)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(path / "tokenizer.json"))
+    D, heads, kv_heads, mlp = 16, 4, 2, 32
+    config = {
+        "model_type": "llama",
+        "hidden_size": D,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": mlp,
+        "vocab_size": len(vocabulary),
+        "max_position_embeddings": 64,
+        "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "hidden_act": "silu",
+        "eos_token_id": vocabulary["<|endoftext|>"],
+    }
+    (path / "config.json").write_text(json.dumps(config))
+    shapes = {"model.embed_tokens.weight": (len(vocabulary), D), "model.norm.weight": (D,)}
+    for layer in range(2):
+        block = f"model.layers.{layer}"
+        shapes |= {
+            f"{block}.input_layernorm.weight": (D,),
+            f"{block}.post_attention_layernorm.weight": (D,),
+            f"{block}.self_attn.q_proj.weight": (D, D),
+            f"{block}.self_attn.k_proj.weight": (D * kv_heads // heads, D),
+            f"{block}.self_attn.v_proj.weight": (D * kv_heads // heads, D),
+            f"{block}.self_attn.o_proj.weight": (D, D),
+            f"{block}.mlp.gate_proj.weight": (mlp, D),
+            f"{block}.mlp.up_proj.weight": (mlp, D),
+            f"{block}.mlp.down_proj.weight": (D, mlp),
+        }
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: (rng.normal(size=shape) / (2.0 if len(shape) == 2 else 1.0)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    safetensors.numpy.save_file(tensors, path / "model.safetensors")
+    return path

@@ -38,7 +38,10 @@ def test_full_disk_is_one_line_that_names_the_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_directory_that_is_a_file(tmp_path):
+@pytest.mark.parametrize("below", ["file/x", "file/x/y", "folder"])
+def test_places_where_no_file_can_be(tmp_path, below):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write"), atomic_write(tmp_path / "file" / "x"):
-        pass
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="cannot write"), atomic_write(tmp_path / below) as file:
+        file.write(b"x")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Int32
 
 from saejax.config import DataConfig
 from saejax.errors import InputError
@@ -105,7 +105,7 @@ _KINDS = ", ".join(_READERS)
 
 def read_windows(
     cfg: DataConfig, encode_batch: EncodeBatch, end_of_text: int
-) -> UInt32[np.ndarray, "W L"]:
+) -> Int32[np.ndarray, "W L"]:
     """Packs the corpus into windows of `data.context_length` token ids.
 
     Documents follow each other with one `end_of_text` between; windows are cut without
@@ -134,9 +134,9 @@ def read_windows(
         added = 0
         for ids in encode_batch(batch):
             if parts:
-                parts.append(np.array([end_of_text], np.uint32))
+                parts.append(np.array([end_of_text], np.int32))
                 added += 1
-            parts.append(np.asarray(ids, np.uint32))
+            parts.append(np.asarray(ids, np.int32))
             added += len(ids)
         batch.clear()
         return added
@@ -147,13 +147,13 @@ def read_windows(
             if len(batch) == _DOCUMENTS_PER_CALL:
                 added = add_batch()
                 total += added
-                progress.advance(added)
+                progress.advance(min(added, wanted - total + added) if wanted else added)
                 if wanted is not None and total >= wanted:
                     break
         if batch:
             added = add_batch()
             total += added
-            progress.advance(added)
+            progress.advance(min(added, wanted - total + added) if wanted else added)
     if not total:
         raise InputError(f"data.source={cfg.source}: the corpus is empty; name a file with text")
     tokens_T = np.concatenate(parts)[:wanted]

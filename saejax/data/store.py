@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt32
+from jaxtyping import Float, Int32
 
 from saejax.errors import InputError
 from saejax.files import atomic_write
@@ -52,7 +52,7 @@ class ActivationStore:
 
 def write_store(
     path: Path,
-    windows_WL: UInt32[np.ndarray, "W L"],
+    windows_WL: Int32[np.ndarray, "W L"],
     capture: Capture,
     *,
     width: int,

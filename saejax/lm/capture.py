@@ -57,9 +57,7 @@ def make_capture(lm: Lm, hookpoint: str, *, mesh: Mesh | None = None) -> Capture
 
 
 @functools.partial(jax.jit, static_argnames="hook")
-def _activations(
-    model: Llama, tokens_BL: Int[Array, "B L"], hook: Hook
-) -> Float[Array, "B L D"]:
+def _activations(model: Llama, tokens_BL: Int[Array, "B L"], hook: Hook) -> Float[Array, "B L D"]:
     _check_length(model.config, tokens_BL.shape[1])
     return model.activations(tokens_BL, hook.layer, hook.part)
 
@@ -128,7 +126,7 @@ def cross_entropy(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> float:
 
 def check_tokens(config: LlamaConfig, tokens: Int[Array | np.ndarray, "*shape"]) -> None:
     """Raises `InputError` unless all token ids are in the vocabulary; waits for the device."""
-    if tokens.size and not (0 <= tokens.min() and tokens.max() < config.vocab_size):
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= config.vocab_size):
         raise InputError(
             f"token ids from {tokens.min()} to {tokens.max()} do not fit a vocabulary of "
             f"{config.vocab_size}: tokenize with the model's own tokenizer"

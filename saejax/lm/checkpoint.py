@@ -1,4 +1,4 @@
-"""A model's files, opened for reading: its configuration and tensors, checked against each other."""
+"""A model on disk, opened for reading: its configuration and its tensors, which must agree."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -37,8 +37,11 @@ class Checkpoint(NamedTuple):
 
 def check_tensors(checkpoint: Checkpoint, where: object) -> Checkpoint:
     """Returns the checkpoint, or raises `InputError` when tensors and configuration disagree."""
-    expected = tensor_shapes(checkpoint.config, checkpoint.config.num_layers)
     found = checkpoint.tensors
+    num_layers = checkpoint.config.num_layers
+    if num_layers > len(found):
+        raise InputError(f"{where}: {num_layers} layers cannot come from {len(found)} tensors")
+    expected = tensor_shapes(checkpoint.config, num_layers)
     for kind, names in (
         ("lacks tensors that its configuration calls for", expected.keys() - found.keys()),
         ("has tensors that a plain Llama model does not", found.keys() - expected.keys()),

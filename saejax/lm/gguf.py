@@ -26,7 +26,19 @@ _ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
 _STRING, _ARRAY = 8, 9
 # struct formats of the scalar value types, by number (specification, `gguf_metadata_value_type`).
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 
 
 class Gguf(NamedTuple):
@@ -116,7 +128,9 @@ def read_gguf(path: Path) -> Gguf:
         (num_dims,) = cursor.numbers("I", 1)
         if num_dims > _MAX_DIMENSIONS:
             raise cursor.corrupt(f"tensor {name!r} has {num_dims} dimensions")
-        entries.append((name, cursor.numbers("Q", num_dims), *cursor.numbers("I", 1), *cursor.numbers("Q", 1)))
+        entries.append(
+            (name, cursor.numbers("Q", num_dims), *cursor.numbers("I", 1), *cursor.numbers("Q", 1))
+        )
     alignment = metadata.get("general.alignment", _ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
         raise cursor.corrupt(f"general.alignment={alignment!r}")

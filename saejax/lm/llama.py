@@ -196,18 +196,20 @@ def build(
       num_layers: Layers to read; below `config.num_layers`, the model is partial.
       dtype: Type of the weights.
     """
+    # Kernels are [in, out] here, so that a product reads `x @ kernel`; in files they are [out, in].
+    stacks = {
+        name: np.empty((num_layers, *shape[::-1]), dtype)
+        for name, shape in block_shapes(config).items()
+    }
     weights = {}
-    names = ["embed_tokens.weight"]
-    if num_layers == config.num_layers:
-        names += [
-            name for name in ("norm.weight", "lm_head.weight") if name in tensor_shapes(config)
-        ]
-    for name in names:
-        weights[name] = jnp.asarray(read(name), dtype)
-    for name, shape in block_shapes(config).items():
-        # Kernels are [in, out] here, so that products read `x @ kernel`.
-        stack_N = np.empty((num_layers, *shape[::-1]), dtype)
-        for layer in range(num_layers):
-            stack_N[layer] = read(f"layers.{layer}.{name}").T
-        weights[f"layers.{name}"] = jnp.asarray(stack_N)
+    # Layer by layer, as files are laid out.
+    for name in tensor_shapes(config, num_layers):
+        prefix, _, rest = name.partition(".")
+        if prefix == "layers":
+            layer, _, part = rest.partition(".")
+            stacks[part][int(layer)] = read(name).T
+        else:
+            weights[name] = jnp.asarray(read(name), dtype)
+    for part in list(stacks):
+        weights[f"layers.{part}"] = jnp.asarray(stacks.pop(part))
     return Llama(config, weights)

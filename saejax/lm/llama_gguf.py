@@ -1,4 +1,4 @@
-"""Llama models in GGUF files: metadata to configuration, tensors to Hugging Face's names and rows."""
+"""Llama models in GGUF files, with the names and the order of rows that Hugging Face uses."""
 
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,11 @@ def open_llama_gguf(path: Path) -> Checkpoint:
     tensors = {}
     for name, tensor in file.tensors.items():
         new = _hugging_face_name(name)
-        heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(new.split(".")[-2])
-        tensors[new] = tensor if heads is None else _unpermuted(tensor, heads)
+        if new.endswith("self_attn.q_proj.weight"):
+            tensor = _unpermuted(tensor, config.num_heads)
+        elif new.endswith("self_attn.k_proj.weight"):
+            tensor = _unpermuted(tensor, config.num_kv_heads)
+        tensors[new] = tensor
     return check_tensors(Checkpoint(config, tensors, (path,)), path)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -16,7 +15,7 @@ from saejax.sources import resolve
 # Names of the token that pretraining put between documents: GPT-2, Pythia and SmolLM2; Llama 3.
 _END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
 
-# Token types of GGUF that stand for themselves in text (specification, `tokenizer.ggml.token_type`).
+# Types of tokens that are not made by merges (specification, `tokenizer.ggml.token_type`).
 _CONTROL, _USER_DEFINED = 3, 4
 
 
@@ -62,9 +61,10 @@ class Tokenizer:
         Raises:
           InputError: For an id that is not in the vocabulary.
         """
-        for token in ids:
-            if not 0 <= token < self.vocab_size:
-                raise InputError(f"token id {token} is not in [0, {self.vocab_size})")
+        if len(ids) and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            raise InputError(
+                f"token ids from {min(ids)} to {max(ids)} are not all in [0, {self.vocab_size})"
+            )
         return self.backend.decode([int(token) for token in ids], skip_special_tokens=False)
 
 
@@ -88,8 +88,91 @@ def load_tokenizer(source: str) -> Tokenizer:
 
 def _from_directory(path: Path) -> Tokenizer:
     file = path / "tokenizer.json"
-    # Read it first: the tokenizers package raises bare `Exception` for what is not JSON.
     read_json(file)
-    backend = _parsed(file)
-    eos = read_json(path / "config.json").get("eos_token_id")
-    return _finished(backend, eos[0] if isinstance(eos, list) and eos else eos, path)
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:
+        # The package raises Exception itself, no subclass, for a file that it cannot use.
+        if type(error) is not Exception:
+            raise
+        raise InputError(f"{file} is not a usable tokenizer: {error}") from None
+    config = read_json(path / "config.json")
+    eos = config.get("eos_token_id")
+    eos = eos[0] if isinstance(eos, list) and eos else eos
+    return _finished(backend, eos, config.get("vocab_size"), path)
+
+
+def _from_gguf(path: Path) -> Tokenizer:
+    file = read_gguf(path)
+    kind = tuple(file.metadata.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
+    if kind != ("gpt2", "smollm"):
+        raise InputError(
+            f"{path}: a tokenizer of type {kind[0]!r} with pre-tokenizer {kind[1]!r} is not "
+            "supported in GGUF files, only 'gpt2' with 'smollm': use the model's Hugging Face "
+            "directory, which has a tokenizer.json"
+        )
+
+    def strings(name: str) -> list[str]:
+        found = file.metadata.get(f"tokenizer.ggml.{name}")
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            raise InputError(f"{path}: tokenizer.ggml.{name} must be a list of strings")
+        return found
+
+    tokens = strings("tokens")
+    ids = {token: number for number, token in enumerate(tokens)}
+    types = file.metadata.get("tokenizer.ggml.token_type")
+    if not isinstance(types, list) or not len(types) == len(tokens) == len(ids):
+        raise InputError(
+            f"{path}: tokenizer.ggml.tokens must differ from each other, and token_type must "
+            "have an entry for each"
+        )
+    merges = [tuple(merge.split(" ")) for merge in strings("merges")]
+    for merge in merges:
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= ids.keys():
+            raise InputError(f"{path}: tokenizer.ggml.merges has {merge}, which are no two tokens")
+    backend = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges))
+    # As SmolLM2's tokenizer.json: every digit is a word; GPT-2's expression splits the rest.
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(
+        [
+            AddedToken(t, normalized=False)
+            for t, k in zip(tokens, types, strict=True)
+            if k == _CONTROL
+        ]
+    )
+    backend.add_tokens(
+        [
+            AddedToken(t, normalized=False)
+            for t, k in zip(tokens, types, strict=True)
+            if k == _USER_DEFINED
+        ]
+    )
+    embedding = file.tensors.get("token_embd.weight")
+    eos = file.metadata.get("tokenizer.ggml.eos_token_id")
+    return _finished(backend, eos, embedding.shape[0] if embedding else None, path)
+
+
+def _finished(
+    backend: tokenizers.Tokenizer, eos: object, model_vocab_size: object, path: Path
+) -> Tokenizer:
+    ids = backend.get_vocab(with_added_tokens=True)
+    vocab_size = max(ids.values(), default=-1) + 1
+    if not isinstance(model_vocab_size, int) or vocab_size > model_vocab_size:
+        raise InputError(
+            f"{path}: the tokenizer has ids up to {vocab_size - 1}, but the model's vocab_size is "
+            f"{model_vocab_size}: they do not belong together"
+        )
+    named = [ids[name] for name in _END_OF_TEXT if name in ids]
+    end_of_text = named[0] if named else eos
+    if not isinstance(end_of_text, int) or not 0 <= end_of_text < vocab_size:
+        raise InputError(
+            f"{path}: no token to put between documents: the vocabulary has none of "
+            f"{', '.join(_END_OF_TEXT)} and the end-of-sequence id is {end_of_text!r}"
+        )
+    return Tokenizer(backend, vocab_size, end_of_text)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float32, Float64, Int
 
 from saejax.errors import InputError
@@ -102,6 +101,9 @@ def _assign(
     a_ND: np.ndarray, b_MD: np.ndarray, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """For N <= M: partner of each row, duals u [N] and v [M] >= 0, and peak bytes."""
+    # Half a second of imports that nothing else in the package needs.
+    import scipy.optimize
+
     cost_NM = _costs(a_ND, b_MD, progress)
     progress.advance(0, stage="assignment")
     # Rows are the smaller side and the costs are minimised, so SciPy makes no copy.

@@ -108,17 +108,14 @@ def cosine_scatter(
         text = f"{label}: {count:,} ({100 * count / num_latents:.1f} %)"
         handles.append(Line2D([], [], color=colour, marker=marker, ls="", label=text))
     edges = np.arange(round(low / _HISTOGRAM_BIN), round(1 / _HISTOGRAM_BIN) + 1) * _HISTOGRAM_BIN
-    for marginal, cosine_N, orientation in (
-        (top, decoder_cosine, "vertical"),
-        (right, encoder_cosine, "horizontal"),
-    ):
+    for marginal, cosine_N in ((top, decoder_cosine), (right, encoder_cosine)):
         marginal.hist(
             [cosine_N[member_N] for member_N, *_ in groups],
             bins=list(edges),
             stacked=True,
             histtype="stepfilled",  # without the seams between bars
             color=[colour for _, colour, *_ in groups],
-            orientation=orientation,
+            orientation="vertical" if marginal is top else "horizontal",
         )
         marginal.axis("off")
 
@@ -226,7 +223,7 @@ def threshold_curves(
     for (label, fraction_PT), (colour, dash) in zip(fractions.items(), styles, strict=True):
         if not fraction_PT.size or not ((fraction_PT >= 0) & (fraction_PT <= 1)).all():
             raise InputError(
-                f"fractions of {label!r} are missing, NaN or outside [0, 1]: analyse the run again"
+                f"fractions of {label!r} are missing, NaN or outside [0, 1]: give a row a pair"
             )
         low_T, high_T = fraction_PT.min(axis=0), fraction_PT.max(axis=0)
         axes.fill_between(thresholds, low_T, high_T, color=colour, alpha=0.15, lw=0)

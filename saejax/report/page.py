@@ -63,12 +63,12 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     """Writes `report.html` and `figures/*.{svg,png}` into a run directory.
 
     The page needs no other file, no network and no JavaScript. A run that is trained but not
-    yet analysed gets a page about its training that says what is missing. The same inputs give
+    yet matched gets a page about its training that says what is missing. The same inputs give
     the same bytes.
 
     Args:
       run_dir: A run directory with config.json, versions.json and metrics.jsonl; and, once
-        analysed, results/overlap.json and matchings/.
+        matched, results/overlap.json and matchings/.
 
     Returns:
       The path of report.html.
@@ -171,7 +171,6 @@ def _render(run: Run, sections: list[Section], training: Picture) -> str:
     )
     environment.filters |= {
         "percent": wording.percent,
-        "percent_range": wording.percent_range,
         "mean": statistics.fmean,
     }
     template = resources.files("saejax.report").joinpath("report.html.j2")
@@ -197,7 +196,7 @@ def _render(run: Run, sections: list[Section], training: Picture) -> str:
         versions["commit of the analysis"] = run.analysis_commit
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         name=name,
-        headline=wording.headline(headline_pairs, config),
+        headline=wording.headline(run, headline_pairs),
         certainty=wording.certainty(headline_pairs) if headline_pairs else None,
         certainty_of=wording.certainty,
         missing=wording.missing(run),

@@ -18,8 +18,7 @@ from saejax.errors import InputError
 
 # The scripts that make the inputs, named in every message about a missing or broken file.
 _TRAIN = "experiments/train.py writes it"
-_ANALYZE = "experiments/analyze.py writes it"
-_MATCH = "experiments/seed_overlap.py writes it"
+_OVERLAP = "experiments/seed_overlap.py writes it"
 
 _SEED_METRICS = ("train/fvu", "train/dead_frac", "train/l0")
 _FRACTIONS = ("shared_frac", "aligned_frac", "decoder_frac", "agreement_frac", "max_cosine_frac")
@@ -64,9 +63,8 @@ class Run(NamedTuple):
     config: Config
     versions: dict[str, str]
     metrics: Metrics
-    pairs: tuple[Pair, ...]  # empty before the analysis
-    analysis_commit: str | None  # None before the analysis
-    has_matchings: bool
+    pairs: tuple[Pair, ...]  # empty before the matching
+    analysis_commit: str | None  # None before the matching
 
 
 def read_run(path: Path) -> Run:
@@ -86,11 +84,13 @@ def read_run(path: Path) -> Run:
     return Run(
         path,
         config,
-        {name: str(version) for name, version in versions.items()},
+        {
+            name: "unknown" if version is None else str(version)
+            for name, version in versions.items()
+        },
         metrics,
         pairs,
         commit,
-        any(path.glob("matchings/*/*.npz")),
     )
 
 
@@ -105,14 +105,14 @@ def load_comparison(run_path: Path, pair: Pair) -> Comparison:
     nearest = stem.with_name(f"{stem.name}.max_cosine.npz")
     for file in (matched, nearest):
         if not file.is_file():
-            raise InputError(f"{file} is missing: {_MATCH}")
+            raise InputError(f"{file} is missing: {_OVERLAP}")
     comparison = Comparison.load(matched, nearest)
     found = comparison.shared_frac(pair.threshold)
     # Half a latent: the fractions are counts over num_latents, so any real change is larger.
     if abs(found - pair.fractions["shared_frac"]) > 0.5 / pair.num_latents:
         raise InputError(
             f"{matched} gives shared_frac={found:.6f}, results/overlap.json says "
-            f"{pair.fractions['shared_frac']:.6f}: run experiments/analyze.py again"
+            f"{pair.fractions['shared_frac']:.6f}: run experiments/seed_overlap.py again"
         )
     return comparison
 
@@ -142,6 +142,7 @@ def _read_object(path: Path, origin: str) -> dict[str, Any]:
 
 def _read_config(path: Path) -> Config:
     text = _read_text(path, _TRAIN)
+    _parse_object(text, str(path), _TRAIN)
     try:
         config = from_json(text)
         check(config)
@@ -157,7 +158,7 @@ def _number(entry: dict[str, Any], name: str, where: str, origin: str) -> float:
     value = entry.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{where}: {name}={value!r} is not a finite number; {origin}")
-    return value
+    return float(value)
 
 
 def _numbers(
@@ -203,10 +204,10 @@ def _read_metrics(path: Path, seeds: tuple[int, ...]) -> Metrics:
 
 def _read_pair(entry: Any, where: str) -> Pair:
     def fail(name: str, value: Any, wanted: str) -> InputError:
-        return InputError(f"{where}: {name}={value!r} is not {wanted}; {_ANALYZE}")
+        return InputError(f"{where}: {name}={value!r} is not {wanted}; {_OVERLAP}")
 
     def optional(name: str) -> float | None:
-        return None if entry.get(name) is None else _number(entry, name, where, _ANALYZE)
+        return None if entry.get(name) is None else _number(entry, name, where, _OVERLAP)
 
     if not isinstance(entry, dict):
         raise fail("entry", entry, "an object")
@@ -217,13 +218,16 @@ def _read_pair(entry: Any, where: str) -> Pair:
     seeds = entry.get("seeds")
     if not isinstance(seeds, list) or [type(seed) for seed in seeds] != [int, int]:
         raise fail("seeds", seeds, "a list of two seeds")
-    num_latents = _number(entry, "num_latents", where, _ANALYZE)
+    num_latents = _number(entry, "num_latents", where, _OVERLAP)
     if num_latents < 1:
         raise fail("num_latents", num_latents, "at least 1")
-    fractions = {name: _number(entry, name, where, _ANALYZE) for name in _FRACTIONS}
+    fractions = {name: _number(entry, name, where, _OVERLAP) for name in _FRACTIONS}
     for name, value in fractions.items():
         if not 0 <= value <= 1:
             raise fail(name, value, "in [0, 1]")
+    threshold = _number(entry, "threshold", where, _OVERLAP)
+    if not -1 <= threshold <= 1:
+        raise fail("threshold", threshold, "in [-1, 1]")
     means = entry.get("mean_cosine")
     if not isinstance(means, dict):
         raise fail("mean_cosine", means, "an object")
@@ -234,9 +238,9 @@ def _read_pair(entry: Any, where: str) -> Pair:
         entry["method"],
         (seeds[0], seeds[1]),
         int(num_latents),
-        _number(entry, "threshold", where, _ANALYZE),
+        threshold,
         fractions,
-        {name: _number(means, name, f"{where}.mean_cosine", _ANALYZE) for name in _MEAN_COSINES},
+        {name: _number(means, name, f"{where}.mean_cosine", _OVERLAP) for name in _MEAN_COSINES},
         str(entry.get("solver") or entry["method"]),
         bool(entry.get("certified")),
         optional("relative_gap"),
@@ -245,10 +249,10 @@ def _read_pair(entry: Any, where: str) -> Pair:
 
 
 def _read_overlap(path: Path) -> tuple[tuple[Pair, ...], str | None]:
-    overlap = _read_object(path, _ANALYZE)
+    overlap = _read_object(path, _OVERLAP)
     entries = overlap.get("pairs")
     if not isinstance(entries, list):
-        raise InputError(f"{path}: pairs={entries!r} is not a list; {_ANALYZE}")
+        raise InputError(f"{path}: pairs={entries!r} is not a list; {_OVERLAP}")
     pairs = tuple(
         _read_pair(entry, f"{path}: pairs[{index}]") for index, entry in enumerate(entries)
     )
@@ -256,11 +260,11 @@ def _read_overlap(path: Path) -> tuple[tuple[Pair, ...], str | None]:
     for pair in pairs:
         key = (pair.hookpoint, pair.method, pair.seeds)
         if key in seen:
-            raise InputError(f"{path}: two entries for {' '.join(map(str, key))}; {_ANALYZE}")
+            raise InputError(f"{path}: two entries for {' '.join(map(str, key))}; {_OVERLAP}")
         if pair.threshold != pairs[0].threshold:
             raise InputError(
                 f"{path}: thresholds {pairs[0].threshold} and {pair.threshold} in one file cannot "
-                f"be averaged; {_ANALYZE}"
+                f"be averaged; {_OVERLAP}"
             )
         seen[key] = pair
     commit = overlap.get("commit")

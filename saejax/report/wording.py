@@ -1,6 +1,7 @@
 """The sentences of a report: what was found, how sure it is, and how to run it again."""
 
 import dataclasses
+import json
 import re
 import shlex
 import statistics
@@ -68,10 +69,10 @@ def percent_range(fractions: Sequence[float]) -> str:
     return f"{100 * min(fractions):.1f} to {percent(max(fractions))}"
 
 
-def headline(pairs: Sequence[Pair], config: Config) -> str:
-    """The answer in one sentence; `pairs` are of one hook point and method."""
+def headline(run: Run, pairs: Sequence[Pair]) -> str:
+    """The answer in one sentence; `pairs` are of one hook point and method of the run."""
     if not pairs:
-        count = len(config.init_seeds)
+        count = len(run.config.init_seeds)
         return (
             "One seed was trained; a comparison needs two."
             if count == 1
@@ -80,14 +81,18 @@ def headline(pairs: Sequence[Pair], config: Config) -> str:
     shared = [pair.fractions["shared_frac"] for pair in pairs]
     if len(pairs) == 1:
         first, second = pairs[0].seeds
-        return (
+        answer = (
             f"{percent(shared[0])} of the latents of seed {first} have a counterpart in seed "
             f"{second}."
         )
-    return (
-        f"On average {percent(statistics.fmean(shared))} (range {percent_range(shared)}) of the "
-        "latents of one seed have a counterpart in another seed."
-    )
+    else:
+        answer = (
+            f"On average {percent(statistics.fmean(shared))} (range {percent_range(shared)}) of "
+            "the latents of one seed have a counterpart in another seed."
+        )
+    if len({pair.hookpoint for pair in run.pairs}) == 1:
+        return answer
+    return f"At {pairs[0].hookpoint}: {answer[0].lower()}{answer[1:]}"
 
 
 def certainty(pairs: Sequence[Pair]) -> str:
@@ -121,15 +126,10 @@ def missing(run: Run) -> str | None:
         return None
     if len(run.config.init_seeds) == 1:
         return "Train more seeds, as in --config.init_seeds=1,2, to see how much they share."
-    if run.has_matchings:
-        return (
-            "The run holds matchings, but results/overlap.json has no pairs: run "
-            "experiments/analyze.py on it, then experiments/report.py."
-        )
     return (
-        "The run holds no matchings: run experiments/seed_overlap.py with the same configuration "
-        "and working directory, which matches every pair, keeps what is finished, and writes this "
-        "page again."
+        "There are no results of matching (results/overlap.json): run experiments/seed_overlap.py "
+        "with the same configuration and working directory. It matches every pair, keeps what is "
+        "finished, and writes this page again."
     )
 
 
@@ -149,8 +149,15 @@ def command(config: Config, commit: str, run_name: str) -> str:
 
     They set every field, so that it does not matter which file of `configs/` they start from.
     """
+
+    def literal(value: object) -> str:
+        # The flags read tuples as Python writes them.
+        if isinstance(value, tuple):
+            return f"({''.join(f'{json.dumps(item)},' for item in value)})"
+        return str(value)
+
     flags = [
-        f"--config.{name if group == 'run' else f'{group}.{name}'}={shlex.quote(str(value))}"
+        f"--config.{name if group == 'run' else f'{group}.{name}'}={shlex.quote(literal(value))}"
         for group, fields in settings(config).items()
         for name, value in fields.items()
     ]

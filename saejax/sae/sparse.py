@@ -41,7 +41,8 @@ def top_k(x_BN: Float[Array, "B N"], k: int) -> tuple[Float[Array, "B K"], Int[A
     B, N = x_BN.shape
     groups = N // _GROUP
     if N % _GROUP or groups <= k:
-        return lax.top_k(x_BN, k)
+        values_BK, indices_BK = lax.top_k(x_BN, k)
+        return values_BK, indices_BK
     x_BGg = x_BN.reshape(B, groups, _GROUP)
     _, group_BK = lax.top_k(x_BGg.max(axis=-1), k)
     group_BK = jnp.sort(group_BK, axis=-1)

@@ -6,7 +6,6 @@ from typing import Any
 
 import grain
 import jax
-from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from saejax.errors import InputError
@@ -27,8 +26,6 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int):
         self.directory = directory.absolute()
-        # Orbax reports every save at INFO, which would tear the progress bar.
-        logging.set_verbosity(logging.WARNING)
         with explain_os_errors(directory):
             self._checkpointer = ocp.training.Checkpointer(
                 self.directory,

@@ -10,7 +10,7 @@ from saejax.data.store import ActivationStore, is_complete, write_store
 from saejax.errors import InputError
 
 WINDOWS, LENGTH, WIDTH = 11, 6, 3
-TOKENS = np.arange(WINDOWS * LENGTH, dtype=np.uint32).reshape(WINDOWS, LENGTH)
+TOKENS = np.arange(WINDOWS * LENGTH, dtype=np.int32).reshape(WINDOWS, LENGTH)
 
 
 def capture(tokens_WL):

@@ -1,0 +1,121 @@
+"""Run directories with made-up results of a known shape."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saejax.analysis.compare import Comparison
+from saejax.config import Config, to_json
+from saejax.matching import Certificate, Matching
+
+THRESHOLD = 0.7
+NUM_LATENTS = 64
+MakeRun = Callable[..., Path]
+
+
+def _comparison(rng: np.random.Generator, method: str) -> Comparison:
+    """Half of the latents found again, with high cosines, and half not."""
+    certified = method == "exact"
+    hit_N = rng.random(NUM_LATENTS) < 0.5
+    target_N = rng.permutation(NUM_LATENTS).astype(np.int32)
+    encoder_target_N = target_N.copy()
+    # Two latents whose encoders swap partners.
+    encoder_target_N[[0, 1]] = target_N[[1, 0]]
+
+    def matched(side: str, target_N: np.ndarray) -> Matching:
+        cosine_N = np.where(hit_N, 0.9, 0.3) + rng.uniform(-0.09, 0.09, NUM_LATENTS)
+        primal = float(cosine_N.sum())
+        gap = 0.0 if certified else 0.002 * primal
+        certificate = Certificate(primal, primal + gap, gap, gap / primal, certified, 1, 2, 3, "x")
+        zeros_N = np.zeros(NUM_LATENTS)
+        cosine_N = cosine_N.astype(np.float32)
+        return Matching(target_N, cosine_N, zeros_N, zeros_N, side, method, certificate)
+
+    def nearest(m: Matching) -> Matching:
+        cosine_N = np.minimum(m.cosine + np.float32(0.01), np.float32(1))
+        return Matching(m.target, cosine_N, None, None, m.side, "max_cosine", None)
+
+    decoder, encoder = matched("decoder", target_N), matched("encoder", encoder_target_N)
+    return Comparison(decoder, encoder, nearest(decoder), nearest(encoder))
+
+
+def overlap_entry(
+    c: Comparison, hookpoint: str, seeds: tuple[int, int], method: str
+) -> dict[str, object]:
+    return {
+        "hookpoint": hookpoint,
+        "seeds": list(seeds),
+        "method": method,
+        "num_latents": c.num_latents,
+        "shared_frac": c.shared_frac(THRESHOLD),
+        "aligned_frac": c.aligned_frac(THRESHOLD),
+        "decoder_frac": c.decoder_frac(THRESHOLD),
+        "agreement_frac": c.agreement_frac,
+        "max_cosine_frac": c.max_cosine_frac(THRESHOLD),
+        "mean_cosine": c.mean_cosine,
+        "threshold": THRESHOLD,
+        "solver": "lapx" if method == "exact" else method,
+        "certified": method == "exact",
+        "relative_gap": 0.0 if method == "exact" else 0.002,
+        "seconds": 2,
+    }
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Makes a run; with no hook points it is trained only."""
+
+    def make(
+        name: str = "run",
+        *,
+        seeds: Sequence[int] = (1, 2, 3),
+        hookpoints: Sequence[str] = ("layers.6.mlp",),
+        methods: Sequence[str] = ("exact",),
+        lm_source: str = "package:m/model.gguf",
+    ) -> Path:
+        rng = np.random.default_rng(0)
+        run = tmp_path / name
+        (run / "results").mkdir(parents=True)
+        config = Config(init_seeds=tuple(seeds))
+        config.train.batch_tokens = 2**16
+        config.lm.source = lm_source
+        (run / "config.json").write_text(to_json(config))
+        versions = {"jax": "0.10.2", "commit": "0123456789abcdef", "python": "3.11.9"}
+        (run / "versions.json").write_text(json.dumps(versions))
+        lines = [
+            {
+                "step": 50 * (t + 1),
+                "tokens": 1000 * (t + 1),
+                "train/fvu": [1.2 / (t + 1) + seed / 1000 for seed in seeds],
+                "train/dead_frac": [t / 100 for _ in seeds],
+                "train/l0": [32 for _ in seeds],
+                "train/grad_norm": [0.1 for _ in seeds],
+                "train/lr": 1e-3 * (4 - t),
+                "tokens_per_second": 7000,
+            }
+            for t in range(4)
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        entries = []
+        for hookpoint, method in itertools.product(hookpoints, methods):
+            for i, j in itertools.combinations(seeds, 2):
+                stem = run / "matchings" / hookpoint / f"seed{i}-seed{j}"
+                comparison = _comparison(rng, method)
+                comparison.save(f"{stem}.{method}.npz", f"{stem}.max_cosine.npz")
+                entries.append(overlap_entry(comparison, hookpoint, (i, j), method))
+        if entries:
+            overlap = {
+                "pairs": entries,
+                "config": dataclasses.asdict(config),
+                "commit": versions["commit"],
+                "versions": versions,
+            }
+            (run / "results" / "overlap.json").write_text(json.dumps(overlap))
+        return run
+
+    return make

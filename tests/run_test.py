@@ -1,0 +1,297 @@
+"""A run from text to report on a tiny model: complete, resumable, and honest about bad input."""
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import saejax
+from saejax import run as stages
+from saejax.config import Config, DataConfig, LmConfig, MeshConfig, SaeConfig, TrainConfig, check
+from saejax.errors import InputError
+from saejax.report import write_report
+from saejax.rundir import open_run
+from saejax.train import loop
+from saejax.train.interrupt import Interrupted
+from saejax.train.metrics import NonFiniteError
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """Sentences of a small vocabulary, as JSON lines."""
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    rng = random.Random(0)
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run"]
+    lines = [json.dumps({"text": " ".join(rng.choices(words, k=30))}) for _ in range(60)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def cfg(tiny_lm, text):
+    """48 windows, 3 epochs, 12 windows a step: 12 steps."""
+    made = Config(
+        init_seeds=(1, 2),
+        hookpoint="layers.1.mlp",
+        lm=LmConfig(source=str(tiny_lm), batch_windows=8),
+        data=DataConfig(source=str(text), context_length=32, num_tokens=48 * 32, epochs=3),
+        sae=SaeConfig(num_latents=32, k=4),
+        train=TrainConfig(
+            batch_tokens=12 * 32,
+            warmup_steps=2,
+            lr_scale=5.0,
+            checkpoint_every_steps=5,
+            log_every_steps=1,
+        ),
+        mesh=MeshConfig(1, 1, 1),
+    )
+    made.data.activations = "store"
+    check(made)
+    return made
+
+
+def train(cfg, root):
+    return stages.train_run(cfg, open_run(cfg, root))
+
+
+def assert_equal_saes(a, b):
+    assert a.keys() == b.keys()
+    for seed in a:
+        for one, other in zip(jax.tree.leaves(a[seed]), jax.tree.leaves(b[seed]), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def metrics(root):
+    return [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory):
+    """Results of uninterrupted runs by configuration, so that each is trained once."""
+    cache = {}
+
+    def result(cfg):
+        key = json.dumps(dataclasses.asdict(cfg))
+        if key not in cache:
+            root = tmp_path_factory.mktemp("straight") / "run"
+            cache[key] = train(cfg, root), root
+        return cache[key]
+
+    return result
+
+
+def test_all_stages_and_their_files(cfg, straight):
+    saes, root = straight(cfg)
+    run = open_run(cfg, root)
+    overlap = stages.overlap_run(cfg, run, saes)
+    report = write_report(root)
+    for name in (
+        "config.json",
+        "versions.json",
+        "metrics.jsonl",
+        "saes/layers.1.mlp/seed1/cfg.json",
+        "saes/layers.1.mlp/seed2/sae_weights.safetensors",
+        "matchings/layers.1.mlp/seed1-seed2.exact.npz",
+        "matchings/layers.1.mlp/seed1-seed2.max_cosine.npz",
+        "results/overlap.json",
+    ):
+        assert (root / name).is_file(), name
+    assert report == root / "report.html"
+    assert not list(root.rglob("*.partial"))
+    history = metrics(root)
+    assert [m["step"] for m in history] == list(range(12))
+    assert history[-1]["tokens"] == 12 * 12 * 31
+    assert np.mean(history[-1]["train/fvu"]) < np.mean(history[0]["train/fvu"])
+    (pair,) = overlap["pairs"]
+    assert pair["certified"]
+    assert 0 <= pair["shared_frac"] <= pair["aligned_frac"] <= pair["decoder_frac"] <= 1
+    assert json.loads((root / "results" / "overlap.json").read_text())["pairs"] == [pair]
+    loaded = saejax.load_sae(root, seed=2)
+    np.testing.assert_array_equal(loaded.w_enc, saes[2].w_enc)
+    assert dict(loaded.metadata)["seed"] == 2
+
+
+def test_finished_run_is_not_trained_again(cfg, straight, monkeypatch):
+    saes, root = straight(cfg)
+    monkeypatch.setattr(stages, "train", None)
+    monkeypatch.setattr(stages, "read_windows", None)
+    assert_equal_saes(train(cfg, root), saes)
+
+
+@pytest.mark.parametrize("activations", ["store", "stream"])
+@pytest.mark.parametrize("stop_at", [3, 7])
+def test_interrupted_and_resumed_is_bitwise_the_same(
+    cfg, straight, tmp_path, monkeypatch, stop_at, activations
+):
+    cfg.data.activations = activations
+    saes, straight_root = straight(cfg)
+    calls = []
+    make_step = stages.make_step
+
+    def interrupting(*args):
+        step = make_step(*args)
+
+        def counted(state, x_BD):
+            calls.append(1)
+            if len(calls) == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return step(state, x_BD)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "make_step", interrupting)
+        with pytest.raises(Interrupted, match=f"stopped at step {stop_at} of 12"):
+            train(cfg, tmp_path / "run")
+    assert not (tmp_path / "run" / "saes").exists()
+    assert_equal_saes(train(cfg, tmp_path / "run"), saes)
+    compared = ("step", "tokens", "train/fvu", "train/dead_frac", "train/grad_norm", "train/lr")
+    for ours, theirs in zip(metrics(tmp_path / "run"), metrics(straight_root), strict=True):
+        assert {k: ours[k] for k in compared} == {k: theirs[k] for k in compared}
+
+
+def test_crash_between_checkpoints_resumes_from_the_last(cfg, straight, tmp_path, monkeypatch):
+    saes, _ = straight(cfg)
+    calls = []
+    make_step = stages.make_step
+
+    def crashing(*args):
+        step = make_step(*args)
+
+        def counted(state, x_BD):
+            calls.append(1)
+            if len(calls) == 9:
+                raise ZeroDivisionError
+            return step(state, x_BD)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "make_step", crashing)
+        with pytest.raises(ZeroDivisionError):
+            train(cfg, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["5"]
+    assert metrics(tmp_path / "run")[-1]["step"] > 5
+    assert_equal_saes(train(cfg, tmp_path / "run"), saes)
+    assert [m["step"] for m in metrics(tmp_path / "run")] == list(range(12))
+
+
+def test_stored_and_streamed_activations_train_alike(cfg, straight):
+    cfg.data.store_dtype = "float32"
+    stored, _ = straight(cfg)
+    cfg.data.activations, cfg.data.store_dtype = "stream", "float16"
+    streamed, _ = straight(cfg)
+    for seed in stored:
+        np.testing.assert_allclose(stored[seed].w_dec, streamed[seed].w_dec, atol=1e-4)
+
+
+def test_one_device_equals_eight(cfg, straight):
+    one, _ = straight(cfg)
+    cfg.train.batch_tokens, cfg.mesh = 12 * 32, MeshConfig(2, 4, 1)
+    eight, _ = straight(cfg)
+    for seed in one:
+        np.testing.assert_allclose(one[seed].w_dec, eight[seed].w_dec, atol=1e-4)
+
+
+@pytest.mark.parametrize("spoiled", ["activations", "loss"])
+def test_non_finite_stops_and_keeps_the_last_good_checkpoint(
+    cfg, tmp_path, monkeypatch, spoiled
+):
+    real = loop.check_finite
+
+    def spoil(record, *, step, **rest):
+        name = "train/total_variance" if spoiled == "activations" else "train/fvu"
+        if step == 7:
+            value = float("nan")
+            record[name] = value if spoiled == "activations" else [record[name][0], value]
+        real(record, step=step, **rest)
+
+    monkeypatch.setattr(loop, "check_finite", spoil)
+    says = {"activations": "the activations are not finite", "loss": "train/fvu of seed 2 is nan"}
+    with pytest.raises(NonFiniteError) as error:
+        train(cfg, tmp_path / "run")
+    assert f"step 7: {says[spoiled]}" in str(error.value)
+    assert "last good checkpoint is step 5" in str(error.value)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["5"]
+    assert metrics(tmp_path / "run")[-1]["step"] == 6
+    assert not (tmp_path / "run" / "saes").exists()
+
+
+def test_infinite_weights_are_noticed_for_real(cfg, tmp_path):
+    cfg.train.lr_scale = 1e30
+    with pytest.raises(NonFiniteError, match=r"of seed 1 is (nan|inf); lower train.lr_scale"):
+        train(cfg, tmp_path / "run")
+
+
+def test_other_configuration_is_refused(cfg, straight):
+    _, root = straight(cfg)
+    cfg.sae.k = 5
+    with pytest.raises(InputError, match=r"another configuration .*sae\.k: 4 != 5.*--workdir"):
+        open_run(cfg, root)
+
+
+def test_foreign_directory_is_refused(cfg, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="exists and is not a run"):
+        open_run(cfg, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("hookpoint", "layers.2.mlp", "layers 0 to 1"),
+        ("hookpoint", "blocks.1.hook_mlp_out", "layers.<i>.mlp"),
+        ("lm.source", "/no/such/model", "/no/such/model"),
+        ("data.source", "/no/such/text.txt", "/no/such/text.txt"),
+        ("train.batch_tokens", 32 * 999, "144 windows|48 in 3 epochs"),
+        ("data.context_length", 128, "at most 64 positions"),
+        ("mesh.data", 8, "windows_per_batch=12 must divide by the 8 devices"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_long(cfg, tmp_path, path, value, says):
+    *parents, name = path.split(".")
+    holder = cfg
+    for parent in parents:
+        holder = getattr(holder, parent)
+    setattr(holder, name, value)
+    if path == "data.context_length":
+        cfg.train.batch_tokens = 128
+    with pytest.raises(InputError, match=says) as error:
+        train(cfg, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not list((tmp_path / "run").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("full", ["activations", "metrics.jsonl", "saes", "checkpoints"])
+def test_full_disk_is_one_line_and_the_run_goes_on_later(
+    cfg, straight, tmp_path, monkeypatch, full
+):
+    saes, _ = straight(cfg)
+    root = tmp_path / "run"
+    run = open_run(cfg, root)
+    real_fsync = os.fsync
+
+    def no_space(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fsync(descriptor):
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        return no_space() if f"/{full}" in name else real_fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        if full == "checkpoints":
+            patch.setattr("orbax.checkpoint.v1.training.Checkpointer.save_checkpointables", no_space)
+        else:
+            patch.setattr(os, "fsync", fsync)
+        with pytest.raises(InputError, match=f"no space left on the disk while writing .*{full}"):
+            stages.train_run(cfg, run)
+    assert not list(root.rglob("*.partial"))
+    assert_equal_saes(stages.train_run(cfg, run), saes)

@@ -1,0 +1,122 @@
+"""The training step: its metrics, independence of the seeds, and all meshes alike."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from saejax import mesh as mesh_lib
+from saejax.config import Config, MeshConfig
+from saejax.sae.init import Params
+from saejax.train import optim
+from saejax.train.state import init_state, to_saes
+from saejax.train.step import make_step
+
+D, N, K, B = 8, 64, 4, 32
+
+
+def activations(steps, seed=0):
+    """Correlated activations, [steps, B, D]."""
+    mix = jax.random.normal(jax.random.key(100), (D, D))
+    return jax.random.normal(jax.random.key(seed), (steps, B, D)) @ mix + 1.0
+
+
+def run(seeds, x, sizes=(1, 1, 1), **train):
+    cfg = Config(init_seeds=seeds)
+    cfg.sae.num_latents, cfg.sae.k = N, K
+    cfg.train.warmup_steps, cfg.train.lr_scale = 2, 5.0
+    for name, value in train.items():
+        setattr(cfg.train, name, value)
+    mesh = mesh_lib.make_mesh(MeshConfig(*sizes))
+    optimizer = optim.make_optimizer(cfg, len(x), latent_axis="latent")
+    state = init_state(cfg, x[0].mean(0), optimizer, mesh)
+    step = make_step(cfg, optimizer, state, mesh)
+    history = []
+    for batch in x:
+        before = jax.device_get(state.params)
+        state, metrics = step(state, batch)
+        history.append(jax.device_get(metrics))
+    return cfg, state, before, history
+
+
+def test_seed_alone_equals_seed_among_others_bitwise():
+    x = activations(12)
+    _, together, _, _ = run((5, 1, 9), x)
+    for i, seed in enumerate((5, 1, 9)):
+        _, alone, _, _ = run((seed,), x)
+        for among, single in zip(together.params, alone.params, strict=True):
+            np.testing.assert_array_equal(among[i], single[0])
+
+
+@pytest.mark.parametrize(
+    "sizes", [(4, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8), (1, 2, 4), (4, 1, 2)]
+)
+def test_all_meshes_train_alike(sizes):
+    x = activations(4)
+    _, one, _, one_history = run((1, 2, 3, 4), x)
+    _, many, _, many_history = run((1, 2, 3, 4), x, sizes)
+    for a, b in zip(one.params, many.params, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6)
+    np.testing.assert_array_equal(one.tokens_since_fired, many.tokens_since_fired)
+    for name in one_history[-1]:
+        np.testing.assert_allclose(one_history[-1][name], many_history[-1][name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_metrics_equal_numpy(sizes):
+    x = activations(3)
+    cfg, state, before, history = run((1, 2), x, sizes, dead_after_tokens=2 * B)
+    last = np.asarray(x[-1], np.float64)
+    total = ((last - last.mean(0)) ** 2).sum()
+    for i in range(2):
+        params = Params(*(np.asarray(leaf[i], np.float64) for leaf in before))
+        pre = np.maximum((last - params.b_dec) @ params.enc_rows.T + params.b_enc, 0)
+        codes = np.where(np.argsort(np.argsort(-pre, axis=1, kind="stable"), axis=1) < K, pre, 0)
+        error = ((last - codes @ params.w_dec - params.b_dec) ** 2).sum()
+        assert history[-1]["train/fvu"][i] == pytest.approx(error / total, rel=1e-5)
+        assert history[-1]["train/l0"][i] == pytest.approx((codes > 0).sum(1).mean())
+        silent = np.asarray(state.tokens_since_fired[i])
+        assert history[-1]["train/dead_frac"][i] == pytest.approx((silent >= 2 * B).mean())
+        np.testing.assert_array_equal(silent == 0, (codes > 0).any(0))
+    assert history[-1]["train/total_variance"] == pytest.approx(total, rel=1e-5)
+
+
+def test_tokens_since_fired_saturate():
+    cfg, state, _, _ = run((1,), activations(1))
+    state = state._replace(tokens_since_fired=jnp.full_like(state.tokens_since_fired, 2**30 - 1))
+    optimizer = optim.make_optimizer(cfg, 5, latent_axis="latent")
+    step = make_step(cfg, optimizer, state, mesh_lib.make_mesh(MeshConfig(1, 1, 1)))
+    state, metrics = step(state, jnp.ones((B, D)))
+    silent = np.asarray(state.tokens_since_fired)
+    assert silent.min() == 0
+    assert silent.max() == 2**30
+
+
+def test_planted_dictionary_is_recovered():
+    """Data that are sparse sums of known atoms: the decoder finds the atoms, for both seeds."""
+    atoms = jax.random.normal(jax.random.key(7), (24, 16))
+    atoms /= jnp.linalg.norm(atoms, axis=1, keepdims=True)
+
+    def batch(key):
+        which, size = jax.random.split(key)
+        scores = jax.random.uniform(which, (256, 24))
+        active = scores >= jnp.sort(scores, axis=1)[:, -2:-1]
+        return (active * jax.random.uniform(size, (256, 24), minval=0.5, maxval=1.5)) @ atoms
+
+    x = jax.vmap(batch)(jax.random.split(jax.random.key(8), 1500))
+    cfg = Config(init_seeds=(1, 2))
+    cfg.sae.num_latents, cfg.sae.k = 48, 2
+    cfg.train.warmup_steps, cfg.train.lr_scale = 20, 0.5
+    mesh = mesh_lib.make_mesh(MeshConfig(1, 1, 1))
+    optimizer = optim.make_optimizer(cfg, len(x), latent_axis="latent")
+    state = init_state(cfg, jnp.zeros(16), optimizer, mesh)
+    step = make_step(cfg, optimizer, state, mesh)
+    fvu = []
+    for x_BD in x:
+        state, metrics = step(state, x_BD)
+        fvu.append(np.asarray(metrics["train/fvu"]))
+    assert (fvu[-1] < 0.1).all()
+    assert (fvu[-1] < 0.2 * fvu[0]).all()
+    for sae in to_saes(state, cfg, {}).values():
+        best = (np.asarray(atoms) @ sae.w_dec.T).max(axis=1)
+        assert (best > 0.95).mean() > 0.9
