@@ -9,15 +9,12 @@ Called again, it continues where it stopped. Any field of the configuration can 
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
 from saejax import cli
 from saejax.run import train_run
 from saejax.rundir import open_run
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/quickstart.py", "Configuration file; fields are set as --config.sae.k=32."
-)
+_CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory, made if needed.", required=True)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from saejax.config import Config, check
 from saejax.errors import InputError
@@ -43,12 +44,21 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         sys.exit(_EXIT_SIGINT)
 
 
+def define_config() -> flags.FlagHolder:
+    """Defines `--config=FILE`, with `--config.<field>=value` for every field."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "Configuration file; fields are set as --config.sae.k=32."
+    )
+
+
 def config(flag: flags.FlagHolder) -> Config:
     """The checked configuration behind a `--config` flag.
 
     Raises:
       InputError: If the file cannot be read, does not give a `Config`, or a value is wrong.
     """
+    if flag.value is None:
+        raise InputError("--config is missing: name a file, as in --config=configs/quickstart.py")
     try:
         cfg = flag.value
         if isinstance(cfg, Config):

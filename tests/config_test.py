@@ -28,8 +28,9 @@ def fitting(**fields):
     return cfg
 
 
-def test_fitting_configuration_passes():
+def test_fitting_and_default_configurations_pass():
     config.check(fitting())
+    config.check(Config())
 
 
 @pytest.mark.parametrize(

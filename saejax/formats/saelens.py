@@ -81,11 +81,12 @@ def load(path: Path) -> Sae:
     Raises:
       InputError: For a missing, truncated or unsupported file, naming it.
     """
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            raise InputError(f"{path / name}: no such file; is the export complete?")
     try:
         config = json.loads((path / CONFIG).read_text())
         tensors = safetensors.numpy.load_file(path / WEIGHTS)
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such file; is the export complete?") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path / CONFIG}: not JSON: {error}") from None
     except safetensors.SafetensorError as error:

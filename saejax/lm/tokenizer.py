@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tokenizers
+from jaxtyping import Int
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from saejax.errors import InputError
@@ -55,7 +57,7 @@ class Tokenizer:
         encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " T"]) -> str:
         """Text of token ids; incomplete characters become U+FFFD.
 
         Raises:

@@ -63,5 +63,5 @@ def test_tensors_of_a_partial_model(tiny):
     ],
 )
 def test_other_models_are_refused(tiny, changes, words):
-    with pytest.raises(InputError, match=f"the file: {words}"):
+    with pytest.raises(InputError, match=f"the file: .*{words}"):
         from_json(tiny(**changes), "the file")

@@ -78,7 +78,7 @@ def test_fingerprint_sees_the_ends_the_length_and_the_name(tmp_path):
     content = bytearray(3 << 20)
     path.write_bytes(content)
     seen = {fingerprint([path])}
-    for change in (0, len(content) - 1, len(content) // 2):
+    for change in (0, len(content) - 1):
         changed = bytearray(content)
         changed[change] = 1
         path.write_bytes(changed)
@@ -87,4 +87,4 @@ def test_fingerprint_sees_the_ends_the_length_and_the_name(tmp_path):
     seen.add(fingerprint([path]))
     path.write_bytes(content)
     seen.add(fingerprint([path.rename(tmp_path / "other")]))
-    assert len(seen) == 6
+    assert len(seen) == 5

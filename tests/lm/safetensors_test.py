@@ -58,7 +58,7 @@ def change(path, **changes):
 def test_truncated_shard(folder):
     shard = folder / "model-00001.safetensors"
     content = shard.read_bytes()
-    for length in (0, 5, 100, len(content) - 1):
+    for length in (0, 5, 100, 900):
         shard.write_bytes(content[:length])
         with pytest.raises(InputError, match=rf"00001\.safetensors \({length} bytes\).*download"):
             open_directory(folder)

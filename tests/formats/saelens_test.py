@@ -1,0 +1,114 @@
+"""SAELens v6 directories: exact round trip, the layout SAELens reads, clear errors."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import saejax
+from saejax.errors import InputError
+from saejax.formats import saelens
+from saejax.sae.sae import Sae
+
+
+def make(seed=0, D=5, N=12):
+    rng = np.random.default_rng(seed)
+    return Sae(
+        w_enc=rng.normal(size=(D, N)).astype(np.float32),
+        b_enc=rng.normal(size=N).astype(np.float32),
+        w_dec=rng.normal(size=(N, D)).astype(np.float32),
+        b_dec=rng.normal(size=D).astype(np.float32),
+        k=3,
+        metadata=(("hookpoint", "layers.6.mlp"), ("seed", seed)),
+    )
+
+
+def test_round_trip_is_exact(tmp_path):
+    sae = make()
+    saejax.save_sae(sae, tmp_path / "sae")
+    loaded = saejax.load_sae(tmp_path / "sae")
+    for name in ("w_enc", "b_enc", "w_dec", "b_dec"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(sae, name))
+    assert loaded.k == 3
+    assert dict(sae.metadata).items() <= dict(loaded.metadata).items()
+
+
+def test_layout_is_what_saelens_reads(tmp_path):
+    sae = make()
+    saelens.save(sae, tmp_path)
+    tensors = safetensors.numpy.load_file(tmp_path / "sae_weights.safetensors")
+    assert {k: v.shape for k, v in tensors.items()} == {
+        "W_enc": (5, 12),
+        "b_enc": (12,),
+        "W_dec": (12, 5),
+        "b_dec": (5,),
+    }
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    # The fields that SAELens' TopK configuration takes, with d_in and d_sae not swapped.
+    assert config["architecture"] == "topk"
+    assert (config["d_in"], config["d_sae"], config["k"]) == (5, 12, 3)
+    assert config["apply_b_dec_to_input"] is True
+    assert config["metadata"]["hook_name"] == "blocks.6.hook_mlp_out"
+    assert int(config["metadata"]["sae_lens_version"].split(".")[0]) >= 6
+
+
+@pytest.mark.parametrize(
+    ("hookpoint", "name"),
+    [
+        ("layers.6", "blocks.6.hook_resid_post"),
+        ("h.11.mlp", "blocks.11.hook_mlp_out"),
+        ("layers.0.self_attn", "blocks.0.hook_attn_out"),
+        ("embed_tokens", "embed_tokens"),
+    ],
+)
+def test_hook_names(hookpoint, name):
+    assert saelens.hook_name(hookpoint) == name
+
+
+def spoil_config(folder, **changes):
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: spoil_config(f, architecture="gated"), "architecture='gated' cannot be read"),
+        (lambda f: spoil_config(f, d_sae=13), r"W_enc has shape \(5, 12\).*\(5, 13\)"),
+        (lambda f: (f / "cfg.json").write_text("{"), "not JSON"),
+        (lambda f: (f / "sae_weights.safetensors").unlink(), "no such file"),
+        (
+            lambda f: (f / "sae_weights.safetensors").write_bytes(
+                (f / "sae_weights.safetensors").read_bytes()[:200]
+            ),
+            "truncated or not safetensors",
+        ),
+        (
+            lambda f: safetensors.numpy.save_file(
+                {"W_enc": np.zeros((5, 12), np.float32)}, f / "sae_weights.safetensors"
+            ),
+            "no tensor b_enc; found W_enc",
+        ),
+    ],
+)
+def test_broken_folders_name_the_file(tmp_path, spoil, says):
+    saelens.save(make(), tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=says) as error:
+        saejax.load_sae(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_choosing_from_a_run(tmp_path):
+    for seed in (1, 2):
+        saejax.save_sae(make(seed), tmp_path / "saes" / "layers.6.mlp" / f"seed{seed}")
+    assert dict(saejax.load_sae(tmp_path, seed=2).metadata)["seed"] == 2
+    with pytest.raises(InputError, match=r"names 2 .*layers\.6\.mlp seed 1, layers\.6\.mlp seed 2"):
+        saejax.load_sae(tmp_path)
+    with pytest.raises(InputError, match="names 0"):
+        saejax.load_sae(tmp_path, hookpoint="layers.7.mlp", seed=1)
+    with pytest.raises(InputError, match="no autoencoder here"):
+        saejax.load_sae(tmp_path / "nothing")
+    with pytest.raises(InputError, match="choose saelens"):
+        saejax.save_sae(make(), tmp_path / "x", format="onnx")
