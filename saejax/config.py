@@ -51,6 +51,8 @@ class DataConfig:
     epochs: int = 1
     # "shuffled": windows in a new order each epoch, a function of `data_seed` and the epoch.
     # "in_order": the order of the corpus, as the paper's runs on the Pile.
+    # "shuffled_tokens": single tokens in a new order each epoch, from a store: small batches
+    # of few windows repeat themselves, and train less well.
     order: str = "shuffled"
     # "stream" runs the language model in every step; "store" writes the activations once to
     # disk and reads them in every epoch.
@@ -141,7 +143,7 @@ class Config:
 
 _CHOICES = {
     "lm.dtype": ("float32", "bfloat16"),
-    "data.order": ("shuffled", "in_order"),
+    "data.order": ("shuffled", "in_order", "shuffled_tokens"),
     "data.activations": ("stream", "store"),
     "data.store_dtype": ("float16", "float32"),
     "sae.arch": ("topk",),
@@ -212,6 +214,8 @@ def check(cfg: Config) -> None:
             "train.batch_tokens",
             f"must be a multiple of data.context_length={cfg.data.context_length}",
         )
+    if cfg.data.order == "shuffled_tokens" and cfg.data.activations != "store":
+        fail("data.order", "single tokens can be shuffled only with data.activations=store")
     for method in cfg.match.methods:
         if method not in MATCH_METHODS:
             fail("match.methods", f"choose from {', '.join(MATCH_METHODS)}")

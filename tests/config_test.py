@@ -41,6 +41,7 @@ def test_fitting_and_default_configurations_pass():
         ("sae.arch", "topp", "choose one of topk"),
         ("lm.dtype", "float8", "float32, bfloat16"),
         ("data.order", "random", "shuffled, in_order"),
+        ("data.order", "shuffled_tokens", "only with data.activations=store"),
         ("data.skip_tokens", 256, "below data.context_length=256"),
         ("data.epochs", 0, "at least 1"),
         ("train.batch_tokens", 1000, "multiple of data.context_length=256"),

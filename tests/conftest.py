@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 
 # Read when JAX is imported and when its CPU client starts, so before the imports below. What
 # the user has set wins, as in `JAX_PLATFORMS=cuda make test`; of a repeated flag, the last counts.
@@ -22,6 +23,11 @@ import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tests of whole runs compile the same step many times over: once is enough.
+_COMPILED = tempfile.TemporaryDirectory(prefix="saejax-tests-")
+jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # The first example of a test compiles, which no deadline survives.
 hypothesis.settings.register_profile(

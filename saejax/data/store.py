@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32
 
 from saejax.errors import InputError
 from saejax.files import atomic_write
@@ -48,6 +48,23 @@ class ActivationStore:
     def __getitem__(self, window: int) -> Float[np.ndarray, "L D"]:
         shard, row = divmod(window, self._windows_per_shard)
         return self._shards[shard][row]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all windows, without those skipped."""
+        return len(self) * self.header["tokens_per_window"]
+
+    def tokens(self, index_B: Int[np.ndarray, " B"]) -> Float[np.ndarray, "B D"]:
+        """Activations of single tokens, numbered through all windows."""
+        shard_B, row_B = np.divmod(
+            index_B, self._windows_per_shard * self.header["tokens_per_window"]
+        )
+        out_BD = np.empty((len(index_B), self.header["width"]), self.header["dtype"])
+        for shard in np.unique(shard_B):
+            here_B = shard_B == shard
+            rows_TD = self._shards[shard].reshape(-1, self.header["width"])
+            out_BD[here_B] = rows_TD[row_B[here_B]]
+        return out_BD
 
 
 def write_store(

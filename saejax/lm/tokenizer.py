@@ -128,10 +128,14 @@ def _from_gguf(path: Path) -> Tokenizer:
             f"{path}: tokenizer.ggml.tokens must differ from each other, and token_type must "
             "have an entry for each"
         )
-    merges = [tuple(merge.split(" ")) for merge in strings("merges")]
-    for merge in merges:
-        if len(merge) != 2 or not {*merge, "".join(merge)} <= ids.keys():
-            raise InputError(f"{path}: tokenizer.ggml.merges has {merge}, which are no two tokens")
+    merges = []
+    for merge in strings("merges"):
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= ids.keys():
+            raise InputError(
+                f"{path}: tokenizer.ggml.merges has {merge!r}, which are no two tokens"
+            )
+        merges.append((left, right))
     backend = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges))
     # As SmolLM2's tokenizer.json: every digit is a word; GPT-2's expression splits the rest.
     backend.pre_tokenizer = pre_tokenizers.Sequence(

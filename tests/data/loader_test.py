@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saejax.config import Config
+from saejax.data import store
 from saejax.data.loader import make_batches, num_steps
 from saejax.errors import InputError
 
@@ -13,6 +14,7 @@ from saejax.errors import InputError
 def make_config(per_batch=2, **fields):
     cfg = Config()
     cfg.data.context_length, cfg.train.batch_tokens = 4, 4 * per_batch
+    cfg.data.skip_tokens = 0
     for name, value in fields.items():
         setattr(cfg if hasattr(cfg, name) else cfg.data, name, value)
     return cfg
@@ -70,3 +72,47 @@ def test_resume_at_any_position(position):
     resumed = make_batches(cfg, source)
     resumed.set_state(batches.get_state())
     assert [batch[:, 0].tolist() for batch in resumed] == straight[position:]
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """A store of 10 windows of 4 tokens in several shards; each token's activation is its number."""
+    monkeypatch.setattr(store, "_SHARD_BYTES", 3 * 4 * 4)
+    windows = np.arange(40, dtype=np.int32).reshape(10, 4)
+    store.write_store(
+        tmp_path,
+        windows,
+        lambda tokens: tokens[..., None].astype(np.float32),
+        width=1,
+        skip_tokens=0,
+        dtype="float32",
+        batch_windows=1,
+        describes={},
+    )
+    return store.ActivationStore(tmp_path)
+
+
+def test_shuffled_tokens_cover_every_token_once_per_epoch(stored):
+    cfg = make_config(3, order="shuffled_tokens", epochs=3, activations="store")
+    batches = list(make_batches(cfg, stored))
+    assert len(batches) == num_steps(cfg, 10) == 10
+    assert all(batch.shape == (12, 1) for batch in batches)
+    read = np.concatenate(batches)[:, 0].astype(int)
+    epochs = read[:40], read[40:80], read[80:]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(40))
+    assert len(set(epochs[2])) == 40
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_shuffled_tokens_depend_on_the_data_seed_alone_and_resume(stored):
+    cfg = make_config(3, order="shuffled_tokens", epochs=3)
+    straight = [batch.tolist() for batch in make_batches(cfg, stored)]
+    other_seeds = make_config(3, order="shuffled_tokens", epochs=3, init_seeds=(5, 6, 7))
+    assert [batch.tolist() for batch in make_batches(other_seeds, stored)] == straight
+    other_data = make_config(3, order="shuffled_tokens", epochs=3, data_seed=1)
+    assert [batch.tolist() for batch in make_batches(other_data, stored)] != straight
+    first, resumed = make_batches(cfg, stored), make_batches(cfg, stored)
+    for _ in range(4):
+        next(first)
+    resumed.set_state(first.get_state())
+    assert [batch.tolist() for batch in resumed] == straight[4:]

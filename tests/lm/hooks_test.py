@@ -38,8 +38,21 @@ def test_a_layer_out_of_range_names_the_range(config, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "mlp", "layers", "layers.", "layers.-1", "layers.06", "layers.6.", "layers.6.attn"]
-    + ["layers.6.mlp.down_proj", "model.layers.6.mlp", "h.6.mlp", "layers.6\n", "layers.\u0666"],
+    [
+        "",
+        "mlp",
+        "layers",
+        "layers.",
+        "layers.-1",
+        "layers.06",
+        "layers.6.",
+        "layers.6.attn",
+        "layers.6.mlp.down_proj",
+        "model.layers.6.mlp",
+        "h.6.mlp",
+        "layers.6\n",
+        "layers.\u0666",
+    ],
 )
 def test_an_unknown_name_lists_what_exists(config, name):
     for function in (check_hookpoint, hook_width, layers_needed):

@@ -101,8 +101,12 @@ def test_optional_metadata_has_the_documented_defaults(tmp_path, tiny, random_we
     config = tiny(head_dim=8, num_key_value_heads=4)
     path = tmp_path / "tiny.gguf"
     left_out = dict.fromkeys(
-        ["attention.key_length", "attention.head_count_kv", "rope.dimension_count"]
-        + ["rope.freq_base"]
+        [
+            "attention.key_length",
+            "attention.head_count_kv",
+            "rope.dimension_count",
+            "rope.freq_base",
+        ]
     )
     write_gguf(path, config, random_weights(config), changes=left_out)
     found = load_config(str(path))

@@ -58,7 +58,9 @@ def test_weights_that_are_not_finite(tiny, random_weights, write_directory, valu
     weights["model.layers.1.mlp.up_proj.weight"][3, 5] = value
     folder = str(write_directory(config, weights, dtype="bfloat16"))
     load_lm(folder, num_layers=1)
-    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj\.weight has values that are not"):
+    with pytest.raises(
+        InputError, match=r"layers\.1\.mlp\.up_proj\.weight has values that are not"
+    ):
         load_lm(folder)
 
 

@@ -104,7 +104,7 @@ def test_tensor_in_two_shards(folder):
 
 def test_another_family(folder):
     change(folder / "config.json", model_type="gpt_neox")
-    with pytest.raises(InputError, match="model_type='gpt_neox'.*supported: llama"):
+    with pytest.raises(InputError, match=r"model_type='gpt_neox'.*supported: llama"):
         open_directory(folder)
 
 

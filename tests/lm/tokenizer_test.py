@@ -140,7 +140,7 @@ def test_end_of_text_by_name_or_by_the_file(tmp_path, first, eos, expected):
         ({"tokens": ["a"] * 11}, "must differ from each other"),
         ({"token_type": [1, 1]}, "token_type must have an entry for each"),
         ({"token_type": None}, "token_type must have an entry for each"),
-        ({"merges": ["a b", "b q"]}, "merges has .*'q'"),
+        ({"merges": ["a b", "b q"]}, "merges has 'b q'"),
         ({"merges": ["b a"]}, "no two tokens"),
         ({"merges": ["abc"]}, "no two tokens"),
         ({"tokens": [*TOKENS, "x"], "token_type": [1] * 12}, "ids up to 11.*vocab_size is 11"),

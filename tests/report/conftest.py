@@ -82,7 +82,6 @@ def make_run(tmp_path: Path) -> MakeRun:
         run = tmp_path / name
         (run / "results").mkdir(parents=True)
         config = Config(init_seeds=tuple(seeds))
-        config.train.batch_tokens = 2**16
         config.lm.source = lm_source
         (run / "config.json").write_text(to_json(config))
         versions = {"jax": "0.10.2", "commit": "0123456789abcdef", "python": "3.11.9"}

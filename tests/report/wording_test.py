@@ -49,7 +49,6 @@ def test_the_command_gives_the_same_configuration(
     seeds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ):
     config = Config(init_seeds=seeds)
-    config.train.batch_tokens = 2**16
     config.lm.source = "my model's $HOME/x.gguf"
     config.match.methods = ("exact", "scipy")
     config.train.adam_eps = 1.5e-9
