@@ -23,7 +23,6 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     Exit codes: 0 when done or stopped by SIGTERM with the work saved, 1 for an error of the
     input, 130 after Ctrl-C.
     """
-
     # JAX and orbax report the ordinary at INFO, which would tear the progress bars.
     logging.set_verbosity(logging.WARNING)
 

@@ -47,6 +47,13 @@ def explain_os_errors(path: object) -> Iterator[None]:
                 f"no space left on the disk while writing {path}: free some space and run the "
                 "same command again; what was finished before is kept"
             ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.EISDIR,
+        ):
             raise InputError(f"cannot write {path}: {error.strerror}") from None
         raise

@@ -4,6 +4,7 @@ Dimension letters: S seeds, N latents, D activation width, B tokens in a batch.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ _SPECS = {
 _PER_SEED = PartitionSpec(SEED)
 
 
-def make_mesh(cfg: MeshConfig, *, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(cfg: MeshConfig, *, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh from the sizes of its axes.
 
     Args:

@@ -30,8 +30,7 @@ _VERSIONED = (
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
-    """Paths of a run: `config.json versions.json metrics.jsonl checkpoints/ activations/ saes/
-    matchings/ results/ figures/ report.html`.
+    """The paths of a run's files.
 
     Attributes:
       root: The directory.

@@ -21,7 +21,7 @@ def test_write_and_replace(tmp_path):
 def test_failure_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(error), atomic_write(path) as file:
+    with pytest.raises(error), atomic_write(path) as file:  # noqa: PT012
         file.write(b"half")
         raise error
     assert path.read_bytes() == b"old"

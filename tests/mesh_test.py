@@ -14,7 +14,12 @@ from saejax.train.state import init_state
 
 @pytest.mark.parametrize(
     ("sizes", "shape"),
-    [((1, -1, 1), (1, 8, 1)), ((2, 2, -1), (2, 2, 2)), ((1, 1, 1), (1, 1, 1)), ((-1, 2, 1), (4, 2, 1))],
+    [
+        ((1, -1, 1), (1, 8, 1)),
+        ((2, 2, -1), (2, 2, 2)),
+        ((1, 1, 1), (1, 1, 1)),
+        ((-1, 2, 1), (4, 2, 1)),
+    ],
 )
 def test_sizes(sizes, shape):
     made = mesh.make_mesh(MeshConfig(*sizes))
@@ -31,7 +36,9 @@ def test_misfit_names_the_numbers(sizes):
 def test_check_divides():
     made = mesh.make_mesh(MeshConfig(1, 1, 8))
     mesh.check_divides(made, "latent", num_latents=1024)
-    with pytest.raises(InputError, match="num_latents=100 must divide by the 8 devices on axis 'lat"):
+    with pytest.raises(
+        InputError, match="num_latents=100 must divide by the 8 devices on axis 'lat"
+    ):
         mesh.check_divides(made, "latent", num_latents=100)
 
 
@@ -42,8 +49,11 @@ def test_every_leaf_of_the_state_has_its_place():
     optimizer = make_optimizer(cfg, 10, latent_axis="latent")
     state = init_state(cfg, jnp.zeros(8), optimizer, made)
     assert state.params.w_dec.sharding.spec == P("seed", "latent", None)
-    adam = next(s for s in jax.tree.leaves(
-        state.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu"))
+    adam = next(
+        s
+        for s in jax.tree.leaves(state.opt_state, is_leaf=lambda x: hasattr(x, "mu"))
+        if hasattr(s, "mu")
+    )
     assert adam.mu.enc_rows.sharding == state.params.enc_rows.sharding
     assert adam.nu.b_dec.sharding == state.params.b_dec.sharding
     assert adam.count.sharding.spec == P("seed")

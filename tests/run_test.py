@@ -200,9 +200,7 @@ def test_one_device_equals_eight(cfg, straight):
 
 
 @pytest.mark.parametrize("spoiled", ["activations", "loss"])
-def test_non_finite_stops_and_keeps_the_last_good_checkpoint(
-    cfg, tmp_path, monkeypatch, spoiled
-):
+def test_non_finite_stops_and_keeps_the_last_good_checkpoint(cfg, tmp_path, monkeypatch, spoiled):
     real = loop.check_finite
 
     def spoil(record, *, step, **rest):
@@ -288,7 +286,9 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(
 
     with monkeypatch.context() as patch:
         if full == "checkpoints":
-            patch.setattr("orbax.checkpoint.v1.training.Checkpointer.save_checkpointables", no_space)
+            patch.setattr(
+                "orbax.checkpoint.v1.training.Checkpointer.save_checkpointables", no_space
+            )
         else:
             patch.setattr(os, "fsync", fsync)
         with pytest.raises(InputError, match=f"no space left on the disk while writing .*{full}"):

@@ -36,8 +36,8 @@ def pair_result(
       seeds, method, num_latents, the fractions, mean_cosine, threshold, and of the two
       matchings: solver, certified (both), relative_gap (the larger), seconds (the sum).
     """
-    certificates = [comparison.decoder.certificate, comparison.encoder.certificate]
-    if None in certificates:
+    decoder, encoder = comparison.decoder.certificate, comparison.encoder.certificate
+    if decoder is None or encoder is None:
         raise InputError(f"method={method!r} gives no certificate; match one to one instead")
     return {
         "hookpoint": hookpoint,
@@ -51,10 +51,10 @@ def pair_result(
         "max_cosine_frac": comparison.max_cosine_frac(threshold),
         "mean_cosine": comparison.mean_cosine,
         "threshold": threshold,
-        "solver": certificates[0].solver,
-        "certified": all(c.certified for c in certificates),
-        "relative_gap": max(c.relative_gap for c in certificates),
-        "seconds": sum(c.seconds for c in certificates),
+        "solver": decoder.solver,
+        "certified": decoder.certified and encoder.certified,
+        "relative_gap": max(decoder.relative_gap, encoder.relative_gap),
+        "seconds": decoder.seconds + encoder.seconds,
     }
 
 

@@ -18,7 +18,7 @@ from saejax.sources import resolve
 # Documents given to the tokenizer at once: enough to use all of its threads.
 _DOCUMENTS_PER_CALL = 512
 
-EncodeBatch = Callable[[Sequence[str]], list[Sequence[int]]]
+EncodeBatch = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 
 
 def documents(cfg: DataConfig) -> Iterator[str]:

@@ -13,7 +13,7 @@ from saejax.data.store import ActivationStore
 from saejax.errors import InputError
 
 # Windows by number: token ids [L], or stored activations [L, D].
-WindowSource = grain.sources.RandomAccessDataSource
+WindowSource = ActivationStore | np.ndarray
 
 # Reader threads and batches read ahead: a batch of stored activations is a few memory-mapped
 # rows, so a few threads hide the disk.
@@ -54,7 +54,9 @@ def make_batches(cfg: Config, source: WindowSource) -> grain.DatasetIterator[np.
             functools.partial(_shuffled_tokens, source, cfg.data_seed, tokens_per_batch(cfg))
         )
         return iter(dataset.to_iter_dataset(_READ_OPTIONS))
-    dataset = grain.MapDataset.source(source).seed(cfg.data_seed)
+    # The two index types of sources, SupportsIndex and int, are told apart by the checker only.
+    dataset = grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
+    dataset = dataset.seed(cfg.data_seed)
     if cfg.data.order == "shuffled":
         dataset = dataset.shuffle()
     dataset = dataset.repeat(cfg.data.epochs).batch(windows_per_batch(cfg), drop_remainder=True)

@@ -43,7 +43,7 @@ def load_sae(source: str | Path, hookpoint: str | None = None, seed: int | None 
     return saelens.load(chosen[0])
 
 
-def save_sae(sae: Sae, path: str | Path, *, format: str = "saelens") -> None:  # noqa: A002
+def save_sae(sae: Sae, path: str | Path, *, format: str = "saelens") -> None:
     """Saves an autoencoder as a folder that SAELens (6 and later) loads as is.
 
     Raises:

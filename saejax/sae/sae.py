@@ -6,6 +6,8 @@ Dimension letters: B tokens, D activation width, N latents, K active latents per
 import typing
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -30,10 +32,10 @@ class Sae:
         by name, so that the record stays hashable under `jax.jit`.
     """
 
-    w_enc: Array
-    b_enc: Array
-    w_dec: Array
-    b_dec: Array
+    w_enc: Array | np.ndarray
+    b_enc: Array | np.ndarray
+    w_dec: Array | np.ndarray
+    b_dec: Array | np.ndarray
     k: int = struct.field(pytree_node=False)
     metadata: tuple[tuple[str, str | int], ...] = struct.field(pytree_node=False, default=())
 
@@ -76,7 +78,8 @@ def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
       >>> saejax.decode(sae, codes).tolist()
       [[3.0, 0.0]]
     """
-    values, indices = sparse.encode_topk(x_BD, sae.w_enc.T, sae.b_enc, sae.b_dec, sae.k, None)
+    w_enc_DN, b_enc_N, b_dec_D = map(jnp.asarray, (sae.w_enc, sae.b_enc, sae.b_dec))
+    values, indices = sparse.encode_topk(x_BD, w_enc_DN.T, b_enc_N, b_dec_D, sae.k, None)
     return Codes(values, indices)
 
 

@@ -101,7 +101,6 @@ def _scatter_rows(value_BK: Array, index_BK: Array, g_BD: Array, num_latents: in
     return lax.fori_loop(0, g_BD.shape[0], add, zeros_ND)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def encode_topk(
     x_BD: Float[Array, "B D"],
     enc_rows_ND: Float[Array, "N D"],
@@ -130,6 +129,11 @@ def encode_topk(
     References:
       Gao et al., Scaling and evaluating sparse autoencoders (2024), arXiv 2406.04093, 2.3.
     """
+    return _encode(x_BD, enc_rows_ND, b_enc_N, b_dec_D, k, axis)  # pyright: ignore[reportReturnType]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _encode(x_BD, enc_rows_ND, b_enc_N, b_dec_D, k, axis):
     pre_BN = (x_BD - b_dec_D[None]) @ enc_rows_ND.T + b_enc_N[None]
     value_BK, index_BK = top_k(pre_BN, min(k, pre_BN.shape[1]))
     value_BK = jnp.maximum(value_BK, 0.0)
@@ -155,7 +159,7 @@ def _encode_backward(k, axis, residuals, cotangents):
     return dx_BD, denc_rows_ND, db_enc_N, db_dec_D
 
 
-encode_topk.defvjp(_encode_forward, _encode_backward)
+_encode.defvjp(_encode_forward, _encode_backward)
 
 
 @jax.custom_vjp

@@ -28,8 +28,8 @@ class Checkpoints:
         self.directory = directory.absolute()
         with explain_os_errors(directory):
             self._checkpointer = ocp.training.Checkpointer(
-                self.directory,
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                str(self.directory),
+                preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore[reportArgumentType]
                 cleanup_tmp_directories=True,
             )
 

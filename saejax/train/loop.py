@@ -86,7 +86,7 @@ def train(
                     "step": done - 1,
                     "tokens": done * tokens_per_step,
                     **record,
-                    "train/lr": float(schedule(done - 1)),
+                    "train/lr": float(np.asarray(schedule(done - 1))),
                     "tokens_per_second": rate,
                 }
             )

@@ -3,6 +3,8 @@
 Dimension letters: D activation width, N latents on this device.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -41,13 +43,13 @@ def clip_by_norm(max_norm: float, latent_axis: str) -> optax.GradientTransformat
     As torch's `clip_grad_norm_`, over latents that may be split over devices.
     """
 
-    def update(grads: Params, state: optax.EmptyState, params: Params | None = None):
+    def clip(grads: Any, params: Any) -> Any:
         del params
         # 1e-6 as in torch.
         factor = jnp.minimum(1.0, max_norm / (global_norm(grads, latent_axis) + 1e-6))
-        return jax.tree.map(lambda g: g * factor, grads), state
+        return jax.tree.map(lambda g: g * factor, grads)
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.stateless(clip)
 
 
 def remove_parallel_gradient() -> optax.GradientTransformation:
@@ -57,23 +59,21 @@ def remove_parallel_gradient() -> optax.GradientTransformation:
       Bricken et al., Towards Monosemanticity (2023), "Autoencoder training".
     """
 
-    def update(grads: Params, state: optax.EmptyState, params: Params | None = None):
-        assert params is not None
+    def project(grads: Any, params: Any) -> Any:
         along_N1 = (grads.w_dec * params.w_dec).sum(axis=1, keepdims=True)
-        return grads._replace(w_dec=grads.w_dec - along_N1 * params.w_dec), state
+        return grads._replace(w_dec=grads.w_dec - along_N1 * params.w_dec)
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.stateless(project)
 
 
 def keep_unit_decoder() -> optax.GradientTransformation:
     """Changes the update so that decoder rows have unit norm after it."""
 
-    def update(updates: Params, state: optax.EmptyState, params: Params | None = None):
-        assert params is not None
+    def renormalise(updates: Any, params: Any) -> Any:
         target_ND = unit_rows(params.w_dec + updates.w_dec)
-        return updates._replace(w_dec=target_ND - params.w_dec), state
+        return updates._replace(w_dec=target_ND - params.w_dec)
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.stateless(renormalise)
 
 
 def make_optimizer(

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from saejax import mesh as mesh_lib
 from saejax.config import Config

@@ -66,10 +66,12 @@ def test_missing_and_empty(tmp_path):
 
 def test_corpus_shorter_than_a_window(tmp_path):
     (tmp_path / "a.txt").write_text("short")
-    with pytest.raises(InputError, match="5 tokens do not fill one window of data.context_length=6"):
+    with pytest.raises(
+        InputError, match=r"5 tokens do not fill one window of data\.context_length=6"
+    ):
         read_windows(DataConfig(source=str(tmp_path / "a.txt"), context_length=6), encode, EOT)
+    cfg = DataConfig(source=str(tmp_path / "a.txt"), context_length=4, num_tokens=3)
     with pytest.raises(InputError, match=r"data\.num_tokens=3 is below one window"):
-        cfg = DataConfig(source=str(tmp_path / "a.txt"), context_length=4, num_tokens=3)
         read_windows(cfg, encode, EOT)
 
 

@@ -76,7 +76,7 @@ def test_resume_at_any_position(position):
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
-    """A store of 10 windows of 4 tokens in several shards; each token's activation is its number."""
+    """A store of 10 windows of 4 tokens, several shards; a token's activation is its number."""
     monkeypatch.setattr(store, "_SHARD_BYTES", 3 * 4 * 4)
     windows = np.arange(40, dtype=np.int32).reshape(10, 4)
     store.write_store(

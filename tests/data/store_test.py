@@ -25,7 +25,9 @@ def _small_shards(monkeypatch):
 
 
 def write(path, capture=capture, **changes):
-    options = dict(width=WIDTH, skip_tokens=1, dtype="float16", batch_windows=2, describes={"lm": "x"})
+    options = dict(
+        width=WIDTH, skip_tokens=1, dtype="float16", batch_windows=2, describes={"lm": "x"}
+    )
     write_store(path, TOKENS, capture, **(options | changes))
 
 
@@ -80,7 +82,7 @@ def test_overflow_and_non_finite_are_refused(tmp_path):
     def large(tokens_WL):
         return capture(tokens_WL) + 7e4
 
-    with pytest.raises(InputError, match="does not fit data.store_dtype=float16"):
+    with pytest.raises(InputError, match=r"does not fit data\.store_dtype=float16"):
         write(tmp_path / "a", large)
     write(tmp_path / "b", large, dtype="float32")
 

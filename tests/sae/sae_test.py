@@ -21,7 +21,9 @@ def make(D=6, N=40, k=4):
 def test_reconstruction_equals_numpy():
     sae = make()
     x = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
-    w_enc, b_enc, w_dec, b_dec = (np.asarray(a) for a in (sae.w_enc, sae.b_enc, sae.w_dec, sae.b_dec))
+    w_enc, b_enc, w_dec, b_dec = (
+        np.asarray(a) for a in (sae.w_enc, sae.b_enc, sae.w_dec, sae.b_dec)
+    )
     codes = encode(sae, jnp.asarray(x))
     assert isinstance(codes, Codes)
     x_hat = decode(sae, codes)
@@ -29,7 +31,9 @@ def test_reconstruction_equals_numpy():
         pre = np.maximum((x[token] - b_dec) @ w_enc + b_enc, 0)
         best = np.argsort(-pre, kind="stable")[:4]
         np.testing.assert_allclose(codes.values[token], pre[best], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(x_hat[token], pre[best] @ w_dec[best] + b_dec, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            x_hat[token], pre[best] @ w_dec[best] + b_dec, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_sizes_and_tree():

@@ -71,7 +71,9 @@ def test_update_is_the_recipe(devices, scale):
     params = params._replace(w_dec=params.w_dec / np.linalg.norm(params.w_dec, axis=1)[:, None])
     grads_per_step = [jax.tree.map(lambda g: scale * g, draw()) for _ in range(steps)]
 
-    to_f32 = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+    def to_f32(tree):
+        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+
     ours = run_updates(cfg, to_f32(params), [to_f32(g) for g in grads_per_step], 10, devices)
 
     schedule = optim.schedule(cfg, 10)
@@ -86,8 +88,9 @@ def test_update_is_the_recipe(devices, scale):
         square = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, square, grads)
         lr, t = float(schedule(step)), step + 1
         params = jax.tree.map(
-            lambda p, m, v, lr=lr, t=t: p
-            - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8),
+            lambda p, m, v, lr=lr, t=t: (
+                p - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            ),
             params,
             moment,
             square,

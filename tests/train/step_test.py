@@ -65,7 +65,7 @@ def test_all_meshes_train_alike(sizes):
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
 def test_metrics_equal_numpy(sizes):
     x = activations(3)
-    cfg, state, before, history = run((1, 2), x, sizes, dead_after_tokens=2 * B)
+    _, state, before, history = run((1, 2), x, sizes, dead_after_tokens=2 * B)
     last = np.asarray(x[-1], np.float64)
     total = ((last - last.mean(0)) ** 2).sum()
     for i in range(2):
@@ -86,7 +86,7 @@ def test_tokens_since_fired_saturate():
     state = state._replace(tokens_since_fired=jnp.full_like(state.tokens_since_fired, 2**30 - 1))
     optimizer = optim.make_optimizer(cfg, 5, latent_axis="latent")
     step = make_step(cfg, optimizer, state, mesh_lib.make_mesh(MeshConfig(1, 1, 1)))
-    state, metrics = step(state, jnp.ones((B, D)))
+    state, _ = step(state, jnp.ones((B, D)))
     silent = np.asarray(state.tokens_since_fired)
     assert silent.min() == 0
     assert silent.max() == 2**30
