@@ -45,7 +45,8 @@ class DataConfig:
     # (norm 463 against a median of 34 at layer 9 of SmolLM2-135M; Sun et al. 2024, arXiv
     # 2402.17762). 0 keeps all, as the paper did.
     skip_tokens: int = 1
-    # Tokens of the corpus to use, rounded down to whole windows; 0 takes all.
+    # Tokens of the corpus to use, rounded down to whole windows: the first ones in order,
+    # else windows spread evenly over the corpus. 0 takes all.
     num_tokens: int = 0
     # Passes over the corpus.
     epochs: int = 1

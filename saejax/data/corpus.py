@@ -3,6 +3,7 @@
 Dimension letters: T tokens of the corpus, W windows, L context length.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -109,8 +110,9 @@ def read_windows(
     """Packs the corpus into windows of `data.context_length` token ids.
 
     Documents follow each other with one `end_of_text` between; windows are cut without
-    regard to documents, and the tail that does not fill a window is dropped. Reading stops
-    as soon as `data.num_tokens` are there.
+    regard to documents, and the tail that does not fill a window is dropped. Of more windows
+    than `data.num_tokens` asks for, "in_order" takes the first, and stops reading there; the
+    shuffled orders take windows spread evenly over the corpus, which may be sorted by topic.
 
     Args:
       cfg: Corpus and window length.
@@ -120,47 +122,37 @@ def read_windows(
     Raises:
       InputError: If the corpus has no text or does not fill one window.
     """
-    wanted = cfg.num_tokens or None
-    if wanted is not None and wanted < cfg.context_length:
+    length = cfg.context_length
+    if cfg.num_tokens and cfg.num_tokens < length:
         raise InputError(
-            f"data.num_tokens={wanted} is below one window of "
-            f"data.context_length={cfg.context_length} tokens; raise it, or 0 takes all"
+            f"data.num_tokens={cfg.num_tokens} is below one window of data.context_length={length} "
+            "tokens; raise it, or 0 takes all"
         )
+    enough = cfg.num_tokens if cfg.order == "in_order" and cfg.num_tokens else None
     parts: list[np.ndarray] = []
     total = 0
-    batch: list[str] = []
-
-    def add_batch() -> int:
-        added = 0
-        for ids in encode_batch(batch):
-            if parts:
-                parts.append(np.array([end_of_text], np.int32))
-                added += 1
-            parts.append(np.asarray(ids, np.int32))
-            added += len(ids)
-        batch.clear()
-        return added
-
-    with Progress("tokenize", total=wanted, unit="tokens") as progress:
-        for text in documents(cfg):
-            batch.append(text)
-            if len(batch) == _DOCUMENTS_PER_CALL:
-                added = add_batch()
-                total += added
-                progress.advance(min(added, wanted - total + added) if wanted else added)
-                if wanted is not None and total >= wanted:
-                    break
-        if batch:
-            added = add_batch()
-            total += added
-            progress.advance(min(added, wanted - total + added) if wanted else added)
+    texts = documents(cfg)
+    with Progress("tokenize", total=enough, unit="tokens") as progress:
+        while batch := list(itertools.islice(texts, _DOCUMENTS_PER_CALL)):
+            before = total
+            for ids in encode_batch(batch):
+                if parts:
+                    parts.append(np.array([end_of_text], np.int32))
+                parts.append(np.asarray(ids, np.int32))
+                total += len(ids) + (len(parts) > 1)
+            if enough is not None and total >= enough:
+                progress.advance(enough - before)
+                break
+            progress.advance(total - before)
     if not total:
         raise InputError(f"data.source={cfg.source}: the corpus is empty; name a file with text")
-    tokens_T = np.concatenate(parts)[:wanted]
-    windows = len(tokens_T) // cfg.context_length
-    if not windows:
+    if total < length:
         raise InputError(
-            f"data.source={cfg.source}: {len(tokens_T)} tokens do not fill one window of "
-            f"data.context_length={cfg.context_length}; add text or shorten the window"
+            f"data.source={cfg.source}: {total} tokens do not fill one window of "
+            f"data.context_length={length}; add text or shorten the window"
         )
-    return tokens_T[: windows * cfg.context_length].reshape(windows, cfg.context_length)
+    windows_WL = np.concatenate(parts)[: total // length * length].reshape(-1, length)
+    wanted = min(cfg.num_tokens // length or len(windows_WL), len(windows_WL))
+    if cfg.order == "in_order":
+        return windows_WL[:wanted]
+    return windows_WL[np.arange(wanted) * len(windows_WL) // wanted]

@@ -79,20 +79,30 @@ def test_corpus_shorter_than_a_window(tmp_path):
     texts=st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=40),
     length=st.integers(2, 7),
     num_tokens=st.integers(0, 60),
+    order=st.sampled_from(["in_order", "shuffled"]),
 )
-def test_windows_are_the_joined_documents_in_order(tmp_path_factory, texts, length, num_tokens):
+def test_windows_are_the_joined_documents_in_order(
+    tmp_path_factory, texts, length, num_tokens, order
+):
     path = tmp_path_factory.mktemp("corpus") / "a.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     expected = []
     for ids in encode(texts):
         expected += [EOT, *ids] if expected else ids
-    expected = expected[: num_tokens or None]
-    cfg = DataConfig(source=str(path), context_length=length, num_tokens=num_tokens)
-    if len(expected) < length:
+    total = len(expected)
+    cfg = DataConfig(source=str(path), context_length=length, num_tokens=num_tokens, order=order)
+    if total < length or 0 < num_tokens < length:
         with pytest.raises(InputError):
             read_windows(cfg, encode, EOT)
         return
     windows = read_windows(cfg, encode, EOT)
-    whole = len(expected) // length * length
-    np.testing.assert_array_equal(windows.reshape(-1), expected[:whole])
-    assert windows.shape[1] == length
+    whole = np.array(expected[: total // length * length]).reshape(-1, length)
+    if order == "in_order":
+        np.testing.assert_array_equal(windows, whole[: num_tokens // length or None])
+        return
+    # Distinct windows of the corpus in its order, with gaps that differ by at most one.
+    assert len(windows) == min(num_tokens // length or len(whole), len(whole))
+    places = np.linspace(0, len(whole), len(windows), endpoint=False).astype(int)
+    gaps = np.diff([*places, len(whole)])
+    assert gaps.max() - gaps.min() <= 1
+    np.testing.assert_array_equal(windows, whole[places])
