@@ -26,8 +26,8 @@ class LmConfig:
     source: str = SAMPLE_LM
     # Type of weights and products, "float32" or "bfloat16"; norms and softmax are float32.
     dtype: str = "float32"
-    # Windows in one forward pass while capturing: 8 x 256 tokens keep two CPU cores busy and
-    # the largest temporary, [tokens, 3 D], within tens of megabytes.
+    # Windows in one forward pass while writing a store: 8 x 256 tokens keep two CPU cores busy.
+    # The largest temporary is attention's, batch_windows x heads x context_length^2 x 4 bytes.
     batch_windows: int = 8
 
 
