@@ -103,19 +103,24 @@ class RunDir:
 def open_run(cfg: Config, workdir: str | Path) -> RunDir:
     """Makes a run directory, or opens the one of the same configuration.
 
+    A run that has computed nothing yet, because its input was wrong, takes the new one.
+
     Raises:
       InputError: If the directory holds another configuration, naming the fields, or files
         that are no run.
     """
     run = RunDir(Path(workdir))
-    if run.config.exists():
+    started = run.root.is_dir() and any(
+        path not in (run.config, run.versions) for path in run.root.iterdir()
+    )
+    if run.config.exists() and started:
         if changed := differences(run.read_config(), cfg):
             raise InputError(
                 f"{run.root} holds a run with another configuration (there != here): "
                 f"{'; '.join(changed)}. Use another --workdir, or set these back to continue"
             )
         return run
-    if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+    if started or (run.root.exists() and not run.root.is_dir()):
         raise InputError(
             f"--workdir={run.root} exists and is not a run of saejax; name a new directory"
         )

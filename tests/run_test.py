@@ -6,6 +6,9 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -234,6 +237,14 @@ def test_other_configuration_is_refused(cfg, straight):
         open_run(cfg, root)
 
 
+def test_run_that_computed_nothing_takes_the_corrected_configuration(cfg, tmp_path):
+    cfg.hookpoint = "layers.9.mlp"
+    with pytest.raises(InputError, match="layers 0 to 1"):
+        train(cfg, tmp_path / "run")
+    cfg.hookpoint = "layers.1.mlp"
+    assert open_run(cfg, tmp_path / "run").read_config() == cfg
+
+
 def test_foreign_directory_is_refused(cfg, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(InputError, match="exists and is not a run"):
@@ -294,4 +305,27 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(
         with pytest.raises(InputError, match=f"no space left on the disk while writing .*{full}"):
             stages.train_run(cfg, run)
     assert not list(root.rglob("*.partial"))
+    assert_equal_saes(stages.train_run(cfg, run), saes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.2, 0.5, 1.0, 2.0])
+def test_kill_9_at_any_moment_and_resume_is_bitwise_the_same(cfg, straight, tmp_path, delay):
+    """The process dies `delay` seconds after its first metrics, in the middle of anything."""
+    cfg.train.checkpoint_every_steps, cfg.data.epochs = 2, 30
+    saes, _ = straight(cfg)
+    root = tmp_path / "run"
+    run = open_run(cfg, root)
+    code = (
+        "import sys; from pathlib import Path; from saejax import run; "
+        "from saejax.rundir import RunDir; r = RunDir(Path(sys.argv[1])); "
+        "run.train_run(r.read_config(), r)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    process = subprocess.Popen([sys.executable, "-c", code, root], env=environment)
+    while not (run.metrics.exists() and run.metrics.stat().st_size) and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
     assert_equal_saes(stages.train_run(cfg, run), saes)
