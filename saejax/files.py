@@ -42,7 +42,8 @@ def explain_os_errors(path: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # numpy's `tofile` reserves space first and gives its error no number.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "Not enough free space" in str(error):
             raise InputError(
                 f"no space left on the disk while writing {path}: free some space and run the "
                 "same command again; what was finished before is kept"

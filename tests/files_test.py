@@ -28,13 +28,20 @@ def test_failure_leaves_the_old_file(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_full_disk_is_one_line_that_names_the_file(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("Not enough free space to write 22913280 bytes after offset 128"),
+    ],
+)
+def test_full_disk_is_one_line_that_names_the_file(tmp_path, error):
     path = tmp_path / "file"
     with (
         pytest.raises(InputError, match=f"no space left on the disk while writing {path}"),
         atomic_write(path),
     ):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
     assert not list(tmp_path.iterdir())
 
 
