@@ -67,13 +67,10 @@ def train_run(cfg: Config, run: RunDir) -> dict[int, Sae]:
     checkpoints = Checkpoints(run.checkpoints, keep=cfg.train.checkpoints_kept)
     batches = make_batches(cfg, source)
     optimizer = optim.make_optimizer(cfg, total, latent_axis=mesh_lib.LATENT)
-    if checkpoints.latest is None:
-        x_BD = activations(next(make_batches(cfg, source))).astype(jnp.float32)
-        bias = jax.jit(initial_decoder_bias, static_argnums=1)(x_BD, cfg.train.decoder_bias_init)
-        state = init_state(cfg, bias, optimizer, mesh)
-    else:
-        width = activations(next(make_batches(cfg, source))).shape[1]
-        state = init_state(cfg, jnp.zeros(width), optimizer, mesh)
+    first_BD = activations(next(make_batches(cfg, source))).astype(jnp.float32)
+    bias_D = jax.jit(initial_decoder_bias, static_argnums=1)(first_BD, cfg.train.decoder_bias_init)
+    state = init_state(cfg, bias_D, optimizer, mesh)
+    if checkpoints.latest is not None:
         state = checkpoints.restore(state, batches)
     state = train(
         cfg,

@@ -16,6 +16,7 @@ ORDER = (
     "config",
     "progress",
     "sources",
+    "rundir",
     "mesh",
     "data",
     "lm",
@@ -26,7 +27,6 @@ ORDER = (
     "interp",
     "formats",
     "report",
-    "rundir",
     "run",
     "cli",
 )

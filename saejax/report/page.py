@@ -23,6 +23,7 @@ from saejax.progress import Progress
 from saejax.report import wording
 from saejax.report.figures import cosine_scatter, threshold_curves, training_curves
 from saejax.report.run_files import Pair, Run, load_comparison, read_run
+from saejax.rundir import RunDir
 
 # Twice the density of a plain screen for PNGs; dots inside an SVG are smaller, so that a page
 # with dozens of figures stays below ten megabytes.
@@ -100,7 +101,7 @@ def write_report(run_dir: str | os.PathLike) -> Path:
         training = _picture(
             training_curves(run.metrics), run.path, "training", next(numbers), "Training", progress
         )
-    path = run.path / "report.html"
+    path = RunDir(run.path).report
     with atomic_write(path) as file:
         # A lone surrogate, which JSON can carry, has no UTF-8 form.
         file.write(_render(run, sections, training).encode("utf-8", errors="replace"))
@@ -148,9 +149,9 @@ def _picture(
     # Text as outlines looks the same everywhere; a fixed salt and no date keep the bytes the same.
     with matplotlib.rc_context({"svg.hashsalt": "saejax", "svg.fonttype": "path"}):
         figure.savefig(svg, format="svg", dpi=_SVG_DPI, metadata={"Date": None})
-    with atomic_write(run_path / "figures" / f"{name}.svg") as file:
+    with atomic_write(RunDir(run_path).figure(name, "svg")) as file:
         file.write(svg.getvalue())
-    with atomic_write(run_path / "figures" / f"{name}.png") as file:
+    with atomic_write(RunDir(run_path).figure(name, "png")) as file:
         figure.savefig(file, format="png", dpi=_PNG_DPI)
     progress.advance()
     width, height = figure.get_size_inches()

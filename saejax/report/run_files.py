@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from saejax.analysis.compare import Comparison
 from saejax.config import Config, check, from_json
 from saejax.errors import InputError
+from saejax.rundir import RunDir
 
 # The scripts that make the inputs, named in every message about a missing or broken file.
 _TRAIN = "experiments/train.py writes it"
@@ -76,10 +77,11 @@ def read_run(path: Path) -> Run:
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such run directory; experiments/train.py makes one")
-    config = _read_config(path / "config.json")
-    versions = _read_object(path / "versions.json", _TRAIN)
-    metrics = _read_metrics(path / "metrics.jsonl", config.init_seeds)
-    overlap_path = path / "results" / "overlap.json"
+    files = RunDir(path)
+    config = _read_config(files.config)
+    versions = _read_object(files.versions, _TRAIN)
+    metrics = _read_metrics(files.metrics, config.init_seeds)
+    overlap_path = files.result("overlap")
     pairs, commit = _read_overlap(overlap_path) if overlap_path.exists() else ((), None)
     return Run(
         path,
@@ -100,9 +102,10 @@ def load_comparison(run_path: Path, pair: Pair) -> Comparison:
     Raises:
       InputError: For a missing or broken file, or when the shared fraction differs.
     """
-    stem = run_path / "matchings" / pair.hookpoint / f"seed{pair.seeds[0]}-seed{pair.seeds[1]}"
-    matched = stem.with_name(f"{stem.name}.{pair.method}.npz")
-    nearest = stem.with_name(f"{stem.name}.max_cosine.npz")
+    matched, nearest = (
+        RunDir(run_path).matching(pair.hookpoint, pair.seeds, method)
+        for method in (pair.method, "max_cosine")
+    )
     for file in (matched, nearest):
         if not file.is_file():
             raise InputError(f"{file} is missing: {_OVERLAP}")
