@@ -25,7 +25,7 @@ def script(name, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--config.sae.num_latent=9"], "did you mean sae.num_latents?"),
+        (["--config.sae.num_latent=9"], "did you mean sae.num_latents"),
         (["--config.sae.k=many"], "--config.sae.k=many"),
         (["--config.sae.k=2000"], "sae.k=2000: must not exceed sae.num_latents=1024"),
         (["--config=no_such_file.py"], "no_such_file.py"),
