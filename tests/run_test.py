@@ -1,7 +1,9 @@
 """A run from text to report on a tiny model: complete, resumable, and honest about bad input."""
 
+import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import random
@@ -127,31 +129,44 @@ def test_finished_run_is_not_trained_again(cfg, straight, monkeypatch):
     assert_equal_saes(train(cfg, root), saes)
 
 
+@pytest.fixture
+def at_step(monkeypatch):
+    """A context in which something happens when a training step is called."""
+
+    @contextlib.contextmanager
+    def context(step, happens):
+        make_step = stages.make_step
+
+        def spoiled(*args):
+            real = make_step(*args)
+            calls = itertools.count(1)
+
+            def call(state, x_BD):
+                if next(calls) == step:
+                    happens()
+                return real(state, x_BD)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stages, "make_step", spoiled)
+            yield
+
+    return context
+
+
 @pytest.mark.parametrize("activations", ["store", "stream"])
 @pytest.mark.parametrize("stop_at", [3, 7])
 def test_interrupted_and_resumed_is_bitwise_the_same(
-    cfg, straight, tmp_path, monkeypatch, stop_at, activations
+    cfg, straight, tmp_path, at_step, stop_at, activations
 ):
     cfg.data.activations = activations
     saes, straight_root = straight(cfg)
-    calls = []
-    make_step = stages.make_step
-
-    def interrupting(*args):
-        step = make_step(*args)
-
-        def counted(state, x_BD):
-            calls.append(1)
-            if len(calls) == stop_at:
-                os.kill(os.getpid(), signal.SIGINT)
-            return step(state, x_BD)
-
-        return counted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stages, "make_step", interrupting)
-        with pytest.raises(Interrupted, match=f"stopped at step {stop_at} of 12"):
-            train(cfg, tmp_path / "run")
+    with (
+        at_step(stop_at, lambda: os.kill(os.getpid(), signal.SIGINT)),
+        pytest.raises(Interrupted, match=f"stopped at step {stop_at} of 12"),
+    ):
+        train(cfg, tmp_path / "run")
     assert not (tmp_path / "run" / "saes").exists()
     assert_equal_saes(train(cfg, tmp_path / "run"), saes)
     compared = ("step", "tokens", "train/fvu", "train/dead_frac", "train/grad_norm", "train/lr")
@@ -159,26 +174,10 @@ def test_interrupted_and_resumed_is_bitwise_the_same(
         assert {k: ours[k] for k in compared} == {k: theirs[k] for k in compared}
 
 
-def test_crash_between_checkpoints_resumes_from_the_last(cfg, straight, tmp_path, monkeypatch):
+def test_crash_between_checkpoints_resumes_from_the_last(cfg, straight, tmp_path, at_step):
     saes, _ = straight(cfg)
-    calls = []
-    make_step = stages.make_step
-
-    def crashing(*args):
-        step = make_step(*args)
-
-        def counted(state, x_BD):
-            calls.append(1)
-            if len(calls) == 9:
-                raise ZeroDivisionError
-            return step(state, x_BD)
-
-        return counted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stages, "make_step", crashing)
-        with pytest.raises(ZeroDivisionError):
-            train(cfg, tmp_path / "run")
+    with at_step(9, lambda: 1 / 0), pytest.raises(ZeroDivisionError):
+        train(cfg, tmp_path / "run")
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["5"]
     assert metrics(tmp_path / "run")[-1]["step"] > 5
     assert_equal_saes(train(cfg, tmp_path / "run"), saes)
