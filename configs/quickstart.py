@@ -38,7 +38,6 @@ def get_config() -> Config:
             num_tokens=400_000,
             epochs=10,
             activations="store",
-            order="shuffled_tokens",
         ),
         sae=SaeConfig(num_latents=1024, k=16),
         train=TrainConfig(
