@@ -39,6 +39,12 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
+    def kept(self) -> str:
+        """A sentence for messages: which checkpoint there is to go back to."""
+        if self.latest is None:
+            return "No checkpoint had been saved yet"
+        return f"The last good checkpoint is step {self.latest} in {self.directory}"
+
     def save(self, state: TrainState, batches: grain.DatasetIterator[Any]) -> None:
         """Saves the state and the position of the iterator, and waits until they are on disk."""
         step = int(state.step)

@@ -70,10 +70,7 @@ def train(
             return
         record: Record = {k: np.asarray(v).tolist() for k, v in jax.device_get(pending).items()}
         pending = None
-        kept = f"The last good checkpoint is step {checkpoints.latest} in {checkpoints.directory}"
-        if checkpoints.latest is None:
-            kept = "No checkpoint had been saved yet"
-        check_finite(record, step=done - 1, seeds=cfg.init_seeds, kept=kept)
+        check_finite(record, step=done - 1, seeds=cfg.init_seeds, kept=checkpoints.kept)
         progress.advance(
             tokens_per_step,
             fvu=float(np.mean(record["train/fvu"])),

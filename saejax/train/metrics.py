@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from saejax.errors import InputError
@@ -15,25 +16,27 @@ class NonFiniteError(InputError):
     """Training stopped because activations, the loss or a gradient are not finite."""
 
 
-def check_finite(record: Record, *, step: int, seeds: tuple[int, ...], kept: str) -> None:
+def check_finite(
+    record: Record, *, step: int, seeds: tuple[int, ...], kept: Callable[[], str]
+) -> None:
     """Raises `NonFiniteError` if a metric is NaN or infinite.
 
     Args:
       record: Metrics of the step.
       step: The step.
       seeds: Names the entries of a metric that has one number a seed.
-      kept: Says which checkpoint is the last good one.
+      kept: Says which checkpoint is the last good one; called only to tell it.
     """
     if not math.isfinite(record["train/total_variance"]):  # pyright: ignore[reportArgumentType]
         raise NonFiniteError(
-            f"step {step}: the activations are not finite; check the model and lm.dtype. {kept}"
+            f"step {step}: the activations are not finite; check the model and lm.dtype. {kept()}"
         )
     for name, values in record.items():
         for seed, value in zip(seeds, values if isinstance(values, list) else [], strict=False):
             if not math.isfinite(value):
                 raise NonFiniteError(
                     f"step {step}: {name} of seed {seed} is {value}; lower train.lr_scale or "
-                    f"train.grad_clip. {kept}"
+                    f"train.grad_clip. {kept()}"
                 )
 
 
