@@ -5,7 +5,7 @@ from jaxtyping import Float32
 
 from saejax.config import MATCH_METHODS
 from saejax.errors import InputError
-from saejax.matching import exact
+from saejax.matching import dense as exact
 from saejax.matching.matching import Matching
 from saejax.matching.similarity import Source, check_widths, directions, row_max
 from saejax.progress import Progress

@@ -17,9 +17,12 @@ from saejax.errors import InputError
 from saejax.files import atomic_write
 
 SIDES = ("decoder", "encoder")
+# Largest relative gap that counts as optimal. Far above the rounding of float64 sums (about
+# 1e-13) and far below the effect of any one wrong pair that could be told from a tie.
+CERTIFIED_GAP = 1e-9
 
 # Written into every file; the number changes with the layout.
-_FORMAT = "saejax matching 1"
+_FORMAT = "saejax matching 2"
 _ARRAYS = {"target": np.int32, "cosine": np.float32, "u": np.float64, "v": np.float64}
 
 
@@ -74,6 +77,8 @@ class Matching:
       side: "decoder" or "encoder".
       method: What was asked of `match`, as in "exact".
       certificate: Proof of optimality; None for the method "max_cosine".
+      normalized: Whether S holds cosines. If not, it holds inner products of the rows as they
+        are, and u, v and the certificate are about these; `cosine` is the cosine all the same.
     """
 
     target: Int32[np.ndarray, " N"]
@@ -83,6 +88,7 @@ class Matching:
     side: str
     method: str
     certificate: Certificate | None
+    normalized: bool = True
 
     @property
     def num_latents(self) -> int:
@@ -137,7 +143,7 @@ class Matching:
                 arrays = {name: parts.get(f"{side}/{name}") for name in _ARRAYS}
             stored = record["certificate"]
             certificate = None if stored is None else Certificate(**stored)
-            method = record["method"]
+            method, normalized = record["method"], record["normalized"]
         except InputError:
             raise
         except FileNotFoundError:
@@ -160,7 +166,9 @@ class Matching:
             ) from None
         if (why := _inconsistency(arrays, certificate)) is not None:
             raise InputError(f"{path}: {why}; make the file again")
-        return cls(**arrays, side=side, method=method, certificate=certificate)
+        return cls(
+            **arrays, side=side, method=method, certificate=certificate, normalized=normalized
+        )
 
 
 def save_matchings(path: str | os.PathLike, matchings: dict[str, Matching]) -> None:
@@ -191,6 +199,7 @@ def save_matchings(path: str | os.PathLike, matchings: dict[str, Matching]) -> N
         certificate = matching.certificate
         record = {
             "method": matching.method,
+            "normalized": matching.normalized,
             "certificate": None if certificate is None else dataclasses.asdict(certificate),
         }
         parts[f"{side}/record"] = np.array(json.dumps(record))
