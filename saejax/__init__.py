@@ -13,7 +13,7 @@ from saejax.analysis.compare import Comparison, compare
 from saejax.config import Config
 from saejax.errors import InputError
 from saejax.formats.load import load_sae, save_sae
-from saejax.matching import Certificate, Matching, match, verify
+from saejax.matching import Certificate, Matching, VerificationError, match, verify
 from saejax.sae.sae import Codes, Sae, decode, encode
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __all__ = [
     "InputError",
     "Matching",
     "Sae",
+    "VerificationError",
     "analysis",
     "compare",
     "decode",

@@ -2,10 +2,15 @@
 
 import dataclasses
 import difflib
+import hashlib
+import os
+import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -15,6 +20,8 @@ from saejax.train.interrupt import Interrupted
 
 # Exit code of a process ended by Ctrl-C, by convention of the shell.
 _EXIT_SIGINT = 128 + signal.SIGINT
+# Compilations shorter than this are done again; reading one back takes a few milliseconds.
+_SECONDS_WORTH_KEEPING = 0.1
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -23,6 +30,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     Exit codes: 0 when done or stopped by SIGTERM with the work saved, 1 for an error of the
     input, 130 after Ctrl-C.
     """
+    _keep_compiled()
     # JAX and orbax report the ordinary at INFO, which would tear the progress bars.
     logging.set_verbosity(logging.WARNING)
 
@@ -41,6 +49,28 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(_EXIT_SIGINT)
+
+
+def _keep_compiled() -> None:
+    """Has JAX keep what it compiles for the next command, unless the user chose a place or none.
+
+    A folder for each kind of CPU, since code compiled for one may stop with an illegal
+    instruction on another that shares the home directory.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    kind = hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(root) / "saejax" / "compiled" / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS_WORTH_KEEPING)
 
 
 def define_config() -> flags.FlagHolder:

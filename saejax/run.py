@@ -161,6 +161,7 @@ def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any
         for method in cfg.match.methods
     ]
     results: list[dict[str, Any]] = []
+    last: tuple[Any, Comparison] | None = None
     with Progress("match", total=len(jobs), unit="pairs") as progress:
         for pair, method in jobs:
             matched = run.matching(cfg.hookpoint, pair, method)
@@ -168,8 +169,12 @@ def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any
             if matched.exists() and maxima.exists():
                 comparison = Comparison.load(matched, maxima)
             else:
-                comparison = compare(saes[pair[0]], saes[pair[1]], method=method)
+                same_pair = last[1] if last is not None and last[0] == pair else None
+                comparison = compare(
+                    saes[pair[0]], saes[pair[1]], method=method, maxima_of=same_pair
+                )
                 comparison.save(matched, maxima)
+            last = pair, comparison
             results.append(
                 pair_result(
                     pair,

@@ -10,6 +10,7 @@ from saejax.config import MATCH_METHODS
 from saejax.errors import InputError
 from saejax.matching import Matching, save_matchings
 from saejax.matching.match import match_directions
+from saejax.matching.matching import SIDES
 from saejax.matching.similarity import SaeLike, check_widths, directions
 from saejax.progress import Progress
 
@@ -139,7 +140,13 @@ class Comparison:
             raise InputError(f"{matched_path} and {max_path}: {error}") from None
 
 
-def compare(sae_a: SaeLike, sae_b: SaeLike, *, method: str = "exact") -> Comparison:
+def compare(
+    sae_a: SaeLike,
+    sae_b: SaeLike,
+    *,
+    method: str = "exact",
+    maxima_of: Comparison | None = None,
+) -> Comparison:
     """Matches two autoencoders on both sides, one to one and by row maxima.
 
     Example:
@@ -152,6 +159,8 @@ def compare(sae_a: SaeLike, sae_b: SaeLike, *, method: str = "exact") -> Compari
       sae_a: An autoencoder with w_enc [D, N] and w_dec [N, D].
       sae_b: Another of the same width D, [D, M] and [M, D].
       method: How to match one to one: "exact" or "scipy".
+      maxima_of: A comparison of the same two by another method, whose row maxima are taken over
+        instead of being computed again.
 
     Raises:
       InputError: As `match`; and if the method is not one to one, or a source has one side only.
@@ -162,7 +171,7 @@ def compare(sae_a: SaeLike, sae_b: SaeLike, *, method: str = "exact") -> Compari
             "computed as well"
         )
     rows = {}
-    for side in ("decoder", "encoder"):
+    for side in SIDES:
         for name, sae in (("a", sae_a), ("b", sae_b)):
             if not isinstance(sae, SaeLike):
                 raise InputError(
@@ -176,15 +185,17 @@ def compare(sae_a: SaeLike, sae_b: SaeLike, *, method: str = "exact") -> Compari
                 f"{name}: decoder {rows[name, 'decoder'].shape} and encoder "
                 f"{rows[name, 'encoder'].shape} are of different sizes"
             )
-    total = 4 * len(rows["a", "decoder"])
+    parts = [("", method)] if maxima_of else [("", method), ("_max", "max_cosine")]
+    made = {
+        key + "_max": getattr(maxima_of, key + "_max") for key in SIDES if maxima_of is not None
+    }
+    total = len(SIDES) * len(parts) * len(rows["a", "decoder"])
     with Progress(f"compare, {method}", total=total, unit="latents") as progress:
-        made = {
-            key + suffix: match_directions(
-                rows["a", key], rows["b", key], method=how, side=key, progress=progress
-            )
-            for key in ("decoder", "encoder")
-            for suffix, how in (("", method), ("_max", "max_cosine"))
-        }
+        for key in SIDES:
+            for suffix, how in parts:
+                made[key + suffix] = match_directions(
+                    rows["a", key], rows["b", key], method=how, side=key, progress=progress
+                )
     return Comparison(**made)
 
 

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from saejax.analysis.compare import Comparison
 from saejax.errors import InputError
+from saejax.matching import Matching
 
 _COLUMNS = {
     "shared_frac": "shared",
@@ -69,4 +72,31 @@ def overlap_table(pairs: Sequence[dict[str, Any]]) -> str:
             lines.append(f"{name:<22}{cells}{'yes' if row['certified'] else 'no':>12}")
         means = (sum(row[column] for row in rows) / len(rows) for column in _COLUMNS)
         lines.append(f"{f'mean ({method})':<22}" + "".join(f"{mean:12.1%}" for mean in means))
+    return "\n".join(lines)
+
+
+def certificate_table(matchings: Sequence[Matching], *, threshold: float) -> str:
+    """What each one-to-one matching found and proved, a row each, as plain text."""
+    titles = ("matched", "cosine", f"> {threshold:g}", "sum", "gap", "passes", "seconds", "memory")
+    lines = ["matching".ljust(22) + "".join(t.rjust(12) for t in titles) + "   certified"]
+    for m in matchings:
+        if (c := m.certificate) is None:
+            raise InputError(f"method={m.method!r} gives no certificate; match one to one instead")
+        cosine = m.cosine[m.matched]
+        cells = (
+            f"{m.num_matched:,}",
+            f"{cosine.mean(dtype=np.float64):.4f}",
+            f"{(cosine > threshold).mean():.1%}",
+            f"{c.primal:.4f}",
+            f"{c.gap:.1e}",
+            f"{c.passes:.2f}",
+            f"{c.seconds:.1f}",
+            f"{c.peak_bytes / 2**30:.2f} GiB",
+        )
+        name = f"{m.side} ({m.method})"
+        lines.append(
+            name.ljust(22)
+            + "".join(cell.rjust(12) for cell in cells)
+            + ("yes" if c.certified else "no").rjust(12)
+        )
     return "\n".join(lines)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64, Int
 
-from saejax.matching.pricing import Side, host_or_gpu, two_level_top_k
+from saejax.matching.operands import Side, host_or_gpu
+from saejax.matching.pricing import two_level_top_k
 
 # Rows that the covariance is estimated from: its error, 1 % of the standard deviations, is far
 # below what the choice of z leaves.
@@ -44,9 +45,7 @@ def popularity(x: Side, y: Side) -> Float64[np.ndarray, " M"]:
     sample = np.sort(rng.permutation(num_rows)[:_SAMPLE_ROWS])
     spread_M = np.asarray(deviation_M, np.float64)
     prices = np.asarray(mean_M, np.float64) + np.outer(_DEVIATIONS, spread_M)
-    prices -= np.partition(prices, num_columns - num_rows, axis=1)[
-        :, num_columns - num_rows, None
-    ]
+    prices -= np.partition(prices, num_columns - num_rows, axis=1)[:, num_columns - num_rows, None]
     if num_rows < num_columns:
         prices = np.maximum(prices, 0)
     best = np.asarray(
@@ -91,6 +90,11 @@ class Edges:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the keys and weights."""
+        return self._keys.nbytes + self.weights.nbytes
 
     @property
     def rows(self) -> np.ndarray:

@@ -7,7 +7,6 @@ Problems", 2009, sections 4.1 and 4.2):
     min  sum_i u_i + sum_j v_j   with u_i + v_j >= S_ij, and v_j >= 0 if N < M.
 """
 
-import math
 import time
 from collections.abc import Iterator
 
@@ -15,16 +14,18 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int
 
 from saejax.errors import InputError
-from saejax.matching.matching import CERTIFIED_GAP, Certificate, Matching
-from saejax.matching.similarity import pair_cosine
+from saejax.matching.certify import certify
+from saejax.matching.matching import Matching
+from saejax.matching.operands import row_norms
+from saejax.matching.similarity import row_products
 from saejax.progress import Progress
 
 # Largest dense matrix of similarities: two sets of 46,340 latents, half an hour of SciPy.
 DENSE_BYTES_LIMIT = 16 * 2**30
 # Entries of the similarities handled at a time: temporaries of 32 MiB.
 _BLOCK_ENTRIES = 2**22
-# Rises of a dual below this are rounding. Left over, they cost at most N * 1e-14 of gap,
-# 5e-10 at the largest N that fits.
+# Rises of a dual below this, relative to the largest product, are rounding. Left over, they
+# cost at most N * 1e-14 of gap, 5e-10 at the largest N that fits.
 _RISE = 1e-14
 
 
@@ -34,23 +35,25 @@ def solve(
     *,
     side: str,
     method: str,
+    normalized: bool,
     progress: Progress,
 ) -> Matching:
-    """Best one-to-one matching of unit rows, covering the smaller side.
+    """Best one-to-one matching of rows, covering the smaller side.
 
     Time: SciPy's shortest augmenting paths (Crouse 2016), O(N^2 M) at worst, about N^2.5 on
     trained autoencoders. Memory: 8 N M bytes. Of equally good matchings one is returned.
 
     Args:
-      a_ND: Unit rows, as from `directions`.
-      b_MD: Unit rows of the same width.
+      a_ND: Rows, as from `directions`.
+      b_MD: Rows of the same width.
       side: Recorded in the result.
       method: Recorded in the result.
+      normalized: Recorded in the result: whether rows are unit vectors (or zero).
       progress: Advances by N rows in all, at the end of the solve.
 
     Returns:
-      The matching, with duals and a certificate about the cosines of these float32 rows
-      computed in float64, whose own rounding is at most D * 2^-53 for each.
+      The matching, with duals and a certificate about the products of these float32 rows
+      computed in float64, whose own rounding is at most D * 2^-53 |a_i| |b_j| for each.
 
     Raises:
       InputError: If the similarities need more than 16 GiB.
@@ -66,31 +69,20 @@ def solve(
         target_N = np.full(num_a, -1, np.int32)
         target_N[x_M] = np.arange(num_b, dtype=np.int32)
     matched_N = np.flatnonzero(target_N >= 0)
-    cosine_N = np.zeros(num_a)
-    cosine_N[matched_N] = pair_cosine(a_ND[matched_N], b_MD[target_N[matched_N]])
-    primal = math.fsum(cosine_N)
-    dual = math.fsum(np.concatenate([u_N, v_M]))
-    gap = max(dual - primal, 0.0)
-    relative_gap = gap / max(1.0, abs(primal))
-    progress.advance(num_a, gap=gap)
-    return Matching(
-        target=target_N,
-        cosine=np.clip(cosine_N, -1, 1).astype(np.float32),
-        u=u_N,
-        v=v_M,
+    product_N = np.zeros(num_a)
+    product_N[matched_N] = row_products(a_ND[matched_N], b_MD[target_N[matched_N]])
+    progress.advance(num_a)
+    return certify(
+        target_N,
+        product_N,
+        (u_N, v_M),
+        None if normalized else (row_norms(a_ND), row_norms(b_MD)),
         side=side,
         method=method,
-        certificate=Certificate(
-            primal=primal,
-            dual=dual,
-            gap=gap,
-            relative_gap=relative_gap,
-            certified=relative_gap <= CERTIFIED_GAP,
-            passes=1.0,
-            seconds=time.monotonic() - start,
-            peak_bytes=peak_bytes,
-            solver="scipy",
-        ),
+        solver="scipy",
+        passes=1.0,
+        seconds=time.monotonic() - start,
+        peak_bytes=peak_bytes,
     )
 
 
@@ -164,6 +156,7 @@ def _potentials(
     num_rows, num_columns = cost_NM.shape
     own_cost_N = cost_NM[np.arange(num_rows), x_N]
     v_M = np.zeros(num_columns)
+    rise = _RISE * max(-own_cost_N.min(), own_cost_N.max())
     frontier_T = np.arange(num_rows)
     # Longest paths have at most N edges; rounding aside, the loop ends by itself before.
     for _ in range(num_rows):
@@ -171,7 +164,7 @@ def _potentials(
         for rows_T in _blocks(frontier_T, num_columns):
             through_T = v_M[x_N[rows_T]] + own_cost_N[rows_T]
             np.maximum(longest_M, (through_T[:, None] - cost_NM[rows_T]).max(0), out=longest_M)
-        frontier_T = np.flatnonzero(longest_M[x_N] > v_M[x_N] + _RISE)
+        frontier_T = np.flatnonzero(longest_M[x_N] > v_M[x_N] + rise)
         if frontier_T.size == 0:
             break
         v_M[x_N[frontier_T]] = longest_M[x_N[frontier_T]]

@@ -1,27 +1,41 @@
 """Matching of two autoencoders, by any of the methods. N, M: latents, D: width."""
 
+import jax
 import numpy as np
+from jax.sharding import AxisType, Mesh
 from jaxtyping import Float32
 
 from saejax.config import MATCH_METHODS
 from saejax.errors import InputError
-from saejax.matching import dense as exact
+from saejax.matching import dense, exact
 from saejax.matching.matching import Matching
+from saejax.matching.operands import check_products, pass_dtype
 from saejax.matching.similarity import Source, check_widths, directions, row_max
+from saejax.mesh import DATA
 from saejax.progress import Progress
 
 # Those of a run are one to one; row maxima are not, and every run has them as its baseline.
 METHODS = (*MATCH_METHODS, "max_cosine")
+PASS_DTYPES = ("auto", "float32", "bfloat16")
 
 
-def match(a: Source, b: Source, *, method: str = "exact", side: str = "decoder") -> Matching:
+def match(
+    a: Source,
+    b: Source,
+    *,
+    method: str = "exact",
+    side: str = "decoder",
+    normalize: bool = True,
+    dtype: str = "auto",
+    mesh: Mesh | None = None,
+) -> Matching:
     """Finds for each latent of one autoencoder a partner in another.
 
     "exact" maximises sum_i S_i,x(i), S_ij = cos(a_i, b_j), over all one-to-one x that cover the
-    smaller of the two, and proves the result optimal. It is solved by SciPy on the dense
-    matrix, 8 N M bytes and at most 16 GiB; "scipy" names that solver. "max_cosine" takes for
-    each latent the argmax of its row, so that several may have the same partner; it needs
-    little memory and is a baseline.
+    smaller of the two, and proves the result optimal, in memory O((N + M) D) (see
+    `saejax.matching.exact`). "scipy" does the same on the dense matrix, in 8 N M bytes and at
+    most 16 GiB. "max_cosine" takes for each latent the argmax of its row, so that several may
+    have the same partner; it is a baseline.
 
     Example:
       >>> a = np.eye(3)
@@ -37,13 +51,22 @@ def match(a: Source, b: Source, *, method: str = "exact", side: str = "decoder")
       method: "exact", "scipy" or "max_cosine".
       side: "decoder" compares the rows of w_dec, "encoder" the columns of w_enc. For rows given
         as arrays it is only recorded.
+      normalize: False compares inner products of the rows as they are instead of cosines.
+      dtype: Of the streamed products of "exact": "float32", "bfloat16", or "auto", which is
+        what the hardware multiplies faster. The result is the exact one with each.
+      mesh: Devices that share the streamed products, those of all axes; by default all there
+        are. With several processes every one has to call, with the same arguments.
 
     Returns:
       The matching. Where N > M, N - M latents of a stay unmatched, but not by "max_cosine".
 
     Raises:
-      InputError: For an unknown method or side, for weights that are not finite matrices of
-        the same width, and for a matrix above the limit.
+      InputError: For an unknown method, side or dtype, for weights that are not finite
+        matrices of the same width, for a matrix above the limit of "scipy", and for rows that
+        are not normalised and so long or short that products leave the range of float32.
+
+    Warns:
+      UserWarning: If rows are zero or occur several times, with their number.
 
     References:
       Paulo & Belrose, "Sparse Autoencoders Trained on the Same Data Learn Different Features"
@@ -51,10 +74,28 @@ def match(a: Source, b: Source, *, method: str = "exact", side: str = "decoder")
     """
     if method not in METHODS:
         raise InputError(f"method={method!r}: choose one of {', '.join(METHODS)}")
-    a_ND, b_MD = directions(a, side, "a"), directions(b, side, "b")
+    if dtype not in PASS_DTYPES:
+        raise InputError(f"dtype={dtype!r}: choose one of {', '.join(PASS_DTYPES)}")
+    if method == "max_cosine" and not normalize:
+        raise InputError("normalize=False: 'max_cosine' compares cosines; use method='exact'")
+    if method != "exact" and dtype != "auto":
+        raise InputError(f"dtype={dtype!r}: only method='exact' has a choice of it")
+    a_ND = directions(a, side, "a", normalize=normalize)
+    b_MD = directions(b, side, "b", normalize=normalize)
     check_widths(a_ND, b_MD)
+    if not normalize:
+        check_products(a_ND, b_MD)
     with Progress(f"match {side}s, {method}", total=len(a_ND), unit="latents") as progress:
-        return match_directions(a_ND, b_MD, method=method, side=side, progress=progress)
+        return match_directions(
+            a_ND,
+            b_MD,
+            method=method,
+            side=side,
+            progress=progress,
+            normalized=normalize,
+            dtype=dtype,
+            mesh=mesh,
+        )
 
 
 def match_directions(
@@ -64,9 +105,27 @@ def match_directions(
     method: str,
     side: str,
     progress: Progress,
+    normalized: bool = True,
+    dtype: str = "auto",
+    mesh: Mesh | None = None,
 ) -> Matching:
-    """`match` for unit rows of one width made by `directions`; `progress` advances by N."""
+    """`match` for rows of one width made by `directions`; `progress` advances by N."""
+    if method == "scipy":
+        return dense.solve(
+            a_ND, b_MD, side=side, method=method, normalized=normalized, progress=progress
+        )
+    if mesh is None:
+        mesh = jax.make_mesh((len(jax.devices()),), (DATA,), axis_types=(AxisType.Auto,))
     if method == "max_cosine":
-        cosine_N, target_N = row_max(a_ND, b_MD, progress)
+        cosine_N, target_N = row_max(a_ND, b_MD, progress, mesh=mesh)
         return Matching(target_N, cosine_N, None, None, side, method, None)
-    return exact.solve(a_ND, b_MD, side=side, method=method, progress=progress)
+    return exact.solve(
+        a_ND,
+        b_MD,
+        side=side,
+        method=method,
+        normalized=normalized,
+        dtype=pass_dtype(dtype),
+        mesh=mesh,
+        progress=progress,
+    )

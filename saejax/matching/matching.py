@@ -1,5 +1,6 @@
 """Records of a one-to-one matching and its proof of optimality, and their file. N, M: latents."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -8,6 +9,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,6 @@ from saejax.errors import InputError
 from saejax.files import atomic_write
 
 SIDES = ("decoder", "encoder")
-# Largest relative gap that counts as optimal. Far above the rounding of float64 sums (about
-# 1e-13) and far below the effect of any one wrong pair that could be told from a tie.
-CERTIFIED_GAP = 1e-9
 
 # Written into every file; the number changes with the layout.
 _FORMAT = "saejax matching 2"
@@ -37,7 +36,8 @@ class Certificate:
       primal: Sum of the matched cosines, in float64.
       dual: Upper bound on the sum of the matched cosines of any matching.
       gap: dual - primal, at least 0.
-      relative_gap: gap / max(1, |primal|).
+      relative_gap: gap / max(1, |primal|); for rows that are not normalised, the largest
+        |a_i| |b_j| stands in place of the 1.
       certified: Whether relative_gap is at most 1e-9.
       passes: How often each of the N x M similarities was computed.
       seconds: Wall time of the solver.
@@ -122,53 +122,74 @@ class Matching:
             holds both and none was named.
         """
         path = pathlib.Path(path)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                # Checks every checksum, so that nothing below parses damaged bytes.
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise InputError(f"{path}: its part {damaged} is damaged; make the file again")
-            with np.load(path, allow_pickle=False) as parts:
-                if "format" not in parts or str(parts["format"]) != _FORMAT:
-                    raise InputError(f"{path}: not a file of format {_FORMAT!r}; match again")
-                sides = [name for name in SIDES if f"{name}/record" in parts]
-                if side is None and len(sides) == 1:
-                    side = sides[0]
-                if side not in sides:
-                    raise InputError(
-                        f"{path}: side={side!r}, but the file holds {' and '.join(sides)}; "
-                        "name one of them"
-                    )
-                record = json.loads(str(parts[f"{side}/record"]))
-                arrays = {name: parts.get(f"{side}/{name}") for name in _ARRAYS}
+        with _open(path) as parts:
+            sides = _sides(parts)
+            if side is None and len(sides) == 1:
+                side = sides[0]
+            if side not in sides:
+                raise InputError(
+                    f"{path}: side={side!r}, but the file holds {' and '.join(sides)}; "
+                    "name one of them"
+                )
+            record = json.loads(str(parts[f"{side}/record"]))
+            arrays = {name: parts.get(f"{side}/{name}") for name in _ARRAYS}
             stored = record["certificate"]
             certificate = None if stored is None else Certificate(**stored)
             method, normalized = record["method"], record["normalized"]
-        except InputError:
-            raise
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; make it with experiments/match.py") from None
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            EOFError,
-            RuntimeError,
-            OverflowError,
-            struct.error,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            # All that zipfile, numpy and json raise for truncated, damaged or foreign files.
-            raise InputError(
-                f"{path}: not a readable matching ({error}); make the file again"
-            ) from None
         if (why := _inconsistency(arrays, certificate)) is not None:
             raise InputError(f"{path}: {why}; make the file again")
         return cls(
             **arrays, side=side, method=method, certificate=certificate, normalized=normalized
         )
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path) -> Iterator[Any]:
+    """The parts of a file; whatever reading them raises becomes an `InputError`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Checks every checksum, so that nothing after this parses damaged bytes.
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise InputError(f"{path}: its part {damaged} is damaged; make the file again")
+        with np.load(path, allow_pickle=False) as parts:
+            if "format" not in parts or str(parts["format"]) != _FORMAT:
+                raise InputError(f"{path}: not a file of format {_FORMAT!r}; match again")
+            yield parts
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; make it with experiments/match.py") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        RuntimeError,
+        OverflowError,
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        # All that zipfile, numpy and json raise for truncated, damaged or foreign files.
+        raise InputError(
+            f"{path}: not a readable matching ({error}); make the file again"
+        ) from None
+
+
+def _sides(parts: Any) -> list[str]:
+    return [name for name in SIDES if f"{name}/record" in parts]
+
+
+def saved_sides(path: str | os.PathLike) -> list[str]:
+    """The sides of which a file holds matchings.
+
+    Raises:
+      InputError: If the file cannot be read or is not ours.
+    """
+    with _open(pathlib.Path(path)) as parts:
+        return _sides(parts)
 
 
 def save_matchings(path: str | os.PathLike, matchings: dict[str, Matching]) -> None:

@@ -1,11 +1,11 @@
-"""Streamed tiles of S = A Bᵀ less prices, with rigorous rounding bounds. N, M: rows, D: width.
+"""Streamed tiles of S = A Bᵀ less prices, and the largest of each row. N, M: rows, D: width.
 
-T: rows in a tile, K: kept of a row. Nothing of size [N, M] is ever held, on host or device.
+T: rows in a tile, C: columns in one, K: kept of a row. Nothing of size [N, M] is ever held, on
+the host or a device.
 """
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float32, Float64, Int, Int32
+
+from saejax.matching.operands import TIE, Side, bucket, error_bounds
 
 # Rows and columns of a tile. On two CPU cores 1,024 rows come within 5 % of the speed of the
 # product alone, and 16,384 columns of them are 64 MiB; accelerators take time to start a kernel.
@@ -22,9 +24,6 @@ _TILE_COLUMNS = 16384
 # Columns in a block of the two-level top-k. On a CPU 16 to 64 are equally fast, and three times
 # faster than one level.
 _BLOCK = 32
-# Amplitude of the tie-breaking term relative to the largest |S|: above the spacing of float32
-# next to 1 (2^-23), so that it orders equal values, and far below the rounding bounds.
-_TIE = 2.0**-20
 # Odd multipliers with well-mixed bits (golden ratio; Steele & Vigna 2021, table 4), which make
 # the order in which a row ranks equal columns differ from row to row.
 _TIE_ROW, _TIE_COLUMN = np.uint32(0x9E3779B1), np.uint32(0x93D765DD)
@@ -42,114 +41,6 @@ class Kept(NamedTuple):
     columns: Int32[np.ndarray, "n K"]
     values: Float32[np.ndarray, "n K"]
     errors: Float64[np.ndarray, " n"]
-
-
-class Side:
-    """The rows of one side, and what rounding them to the type of the passes can change.
-
-    Attributes:
-      rows: [N, D] float32 on the host.
-      norms: [N] Euclidean norms.
-      residuals: [N] norms of the rows' rounding errors.
-    """
-
-    def __init__(self, rows_ND: Float32[np.ndarray, "N D"], *, dtype: jnp.dtype, mesh: Mesh):
-        self.rows, self.dtype, self.mesh = rows_ND, jnp.dtype(dtype), mesh
-        self.norms, self.residuals = np.empty(len(rows_ND)), np.zeros(len(rows_ND))
-        for start in range(0, len(rows_ND), 1024):
-            part = slice(start, start + 1024)
-            x_TD = rows_ND[part].astype(np.float64)
-            self.norms[part] = np.sqrt(np.einsum("nd,nd->n", x_TD, x_TD))
-            if self.dtype != jnp.float32:
-                x_TD -= rows_ND[part].astype(self.dtype).astype(np.float64)
-                self.residuals[part] = np.sqrt(np.einsum("nd,nd->n", x_TD, x_TD))
-        self._on_devices: jax.Array | None = None
-        self._exact: jax.Array | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def on_devices(self) -> jax.Array:
-        """[M', D] in the type of the passes, on every device; padded with zeros to a bucket."""
-        if self._on_devices is None:
-            rows = self.rows.astype(self.dtype, copy=False)
-            if padding := bucket(len(self), 32) - len(self):
-                rows = np.concatenate([rows, np.zeros((padding, rows.shape[1]), rows.dtype)])
-            self._on_devices = jax.device_put(rows, NamedSharding(self.mesh, PartitionSpec()))
-        return self._on_devices
-
-
-    @property
-    def exact(self) -> jax.Array:
-        """[at least N, D] float32 on `host_or_gpu`, for products in float64."""
-        if self._exact is None:
-            shared = self.dtype == jnp.float32 and self.mesh.size == 1
-            device = host_or_gpu()
-            if shared and device in self.mesh.devices:
-                self._exact = self.on_devices
-            else:
-                self._exact = jax.device_put(self.rows, device)
-        return self._exact
-
-
-def host_or_gpu() -> jax.Device:
-    """Where 64-bit arithmetic runs: this process's first device, but a TPU, which lacks it."""
-    if jax.default_backend() == "tpu":
-        return jax.local_devices(backend="cpu")[0]
-    return jax.local_devices()[0]
-
-
-def bucket(size: int, parts: int) -> int:
-    """Rounds up to one of `parts` sizes between powers of two, so that few shapes compile."""
-    step = max(256, 2 ** (max(size, 1) - 1).bit_length() // 2 // parts)
-    return -(-size // step) * step
-
-
-def pass_dtype(name: str) -> jnp.dtype:
-    """The type of the streamed products: "float32", "bfloat16" or, by the hardware, "auto".
-
-    bfloat16 is the faster one where there are matrix units for it: on GPUs, on TPUs, and on
-    CPUs with AMX (8 s against 16 s for 32,768 x 32,768 x 768), but not on others (16 s
-    against 11 s). Either gives the same, exact, result.
-    """
-    if name != "auto":
-        return jnp.dtype(name)
-    if jax.default_backend() != "cpu":
-        return jnp.dtype(jnp.bfloat16)
-    cpu = Path("/proc/cpuinfo")
-    has_amx = cpu.exists() and "amx_bf16" in cpu.read_text()
-    return jnp.dtype(jnp.bfloat16 if has_amx else jnp.float32)
-
-
-def error_bounds(x: Side, y: Side, prices_M: Float64[np.ndarray, " M"]) -> np.ndarray:
-    """[N] bounds on |S~_ij - p~_j - (S_ij - p_j)|, for any column j, S~ being what a pass computes.
-
-    With x~, y~ the rounded rows, x_i.y_j - x~_i.y~_j = (x_i - x~_i).y_j + x~_i.(y_j - y~_j), each
-    term at most the product of its norms (Cauchy & Schwarz). Accumulating D products in float32,
-    in any order, errs by at most gamma_D |x~_i|.|y~_j| (Higham, "Accuracy and Stability of
-    Numerical Algorithms", 2002, section 3.1). Rounding the prices and the difference adds
-    2^-23 (|S| + 2 |p|), the tie-breaking term its amplitude.
-    """
-    # Matrix units may truncate sums instead of rounding them, which doubles the error; TPUs
-    # make float32 products from bfloat16 parts.
-    exact = x.dtype == jnp.float32 and jax.default_backend() != "tpu"
-    unit = 2.0**-24 if exact else 2.0**-22
-    terms = x.rows.shape[1] + 4
-    gamma = terms * unit / (1 - terms * unit)
-    largest_y, residual_y = y.norms.max(), y.residuals.max()
-    rounded_N, rounded_y = x.norms + x.residuals, largest_y + residual_y
-    product = x.norms.max() * largest_y
-    price = np.abs(prices_M).max()
-    return (
-        x.residuals * largest_y
-        + rounded_N * residual_y
-        + gamma * rounded_N * rounded_y
-        + 2.0**-23 * (product + 2 * price)
-        + _TIE * product
-        # Of the norms themselves, and of this sum.
-        + 1e-12 * (product + price)
-    )
 
 
 def top_k(
@@ -185,7 +76,7 @@ def top_k(
     prices_on_devices = jax.device_put(prices, replicated)
     largest = _TILE_ROWS.get(jax.default_backend(), _TILE_ROWS_ACCELERATOR)
     tile = x.mesh.size * min(largest, bucket(-(-len(rows_n) // x.mesh.size), 1))
-    amplitude = np.float32(_TIE * x.norms.max() * y.norms.max())
+    amplitude = np.float32(TIE * x.norms.max() * y.norms.max())
     columns_nK = np.empty((len(rows_n), k), np.int32)
     values_nK = np.empty((len(rows_n), k), np.float32)
 
@@ -200,9 +91,7 @@ def top_k(
         ids_T = np.zeros(tile, np.int32)
         ids_T[: len(rows_n) - start] = rows_n[start : start + tile]
         x_TD, ids_T = jax.device_put((x.rows[ids_T].astype(x.dtype), ids_T), on_rows_sharding)
-        found = _tiles(
-            x_TD, ids_T, y_on_devices, prices_on_devices, amplitude, mesh=x.mesh, k=k
-        )
+        found = _tiles(x_TD, ids_T, y_on_devices, prices_on_devices, amplitude, mesh=x.mesh, k=k)
         if under_way is not None:
             fetch(*under_way)
         under_way = start, found

@@ -1,4 +1,4 @@
-"""Unit directions of latents, and streamed products of them. N, M: latents, D: width, T: tile."""
+"""Unit directions of latents, their row maxima, and products of pairs. N, M: latents, D: width."""
 
 import warnings
 from typing import Any, Protocol, runtime_checkable
@@ -6,10 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Float32, Float64, Int32
 
 from saejax.errors import InputError
 from saejax.matching.matching import SIDES
+from saejax.matching.operands import Side
+from saejax.matching.pricing import top_k
 from saejax.progress import Progress
 
 # Rows normalised at a time: bounds the float64 copy at 33 MB for D = 4,096.
@@ -32,7 +35,9 @@ class SaeLike(Protocol):
 Source = SaeLike | np.ndarray | jax.Array
 
 
-def directions(source: Source, side: str, name: str = "the SAE") -> Float32[np.ndarray, "N D"]:
+def directions(
+    source: Source, side: str, name: str = "the SAE", *, normalize: bool = True
+) -> Float32[np.ndarray, "N D"]:
     """Unit vectors of an autoencoder's latents: x_i / ||x_i||.
 
     The source is read as float32, normalised in float64, and rounded to float32 once. A zero
@@ -43,6 +48,7 @@ def directions(source: Source, side: str, name: str = "the SAE") -> Float32[np.n
       side: "decoder" takes the rows of w_dec, "encoder" the columns of w_enc. Rows given as an
         array are taken as they are.
       name: What to call the source in messages.
+      normalize: False leaves the lengths of rows as they are.
 
     Returns:
       [N, D], each row of norm 1 or 0.
@@ -52,7 +58,7 @@ def directions(source: Source, side: str, name: str = "the SAE") -> Float32[np.n
         if one is NaN or infinite.
 
     Warns:
-      UserWarning: Once, if rows are zero, with their number.
+      UserWarning: If rows are zero, and if rows repeat others, with their number.
     """
     if side not in SIDES:
         raise InputError(f"side={side!r}: choose one of {', '.join(SIDES)}")
@@ -89,7 +95,7 @@ def directions(source: Source, side: str, name: str = "the SAE") -> Float32[np.n
         if zero_T.any():
             first_zero = first_zero if num_zero else start + int(zero_T.argmax())
             num_zero += int(zero_T.sum())
-        units_ND[rows] = x_TD / np.where(zero_T, 1.0, norm_T)[:, None]
+        units_ND[rows] = x_TD / np.where(zero_T | (not normalize), 1.0, norm_T)[:, None]
     if num_bad:
         raise InputError(
             f"{label}: {num_bad} of {units_ND.size} values are NaN or infinite in float32, the "
@@ -101,7 +107,22 @@ def directions(source: Source, side: str, name: str = "the SAE") -> Float32[np.n
             f"{first_zero}; their cosine with everything is 0",
             stacklevel=2,
         )
+    _warn_of_repeats(units_ND, label)
     return units_ND
+
+
+def _warn_of_repeats(units_ND: np.ndarray, label: str) -> None:
+    """Warns if rows that are not zero occur more than once, by their 64-bit hashes."""
+    nonzero = np.flatnonzero(units_ND.any(axis=1))
+    hashes = np.array([hash(units_ND[i].tobytes()) for i in nonzero])
+    distinct, first = np.unique(hashes, return_index=True)
+    if num_repeats := len(hashes) - len(distinct):
+        where = np.delete(nonzero, first)[0]
+        warnings.warn(
+            f"{label}: {num_repeats} of {len(units_ND)} rows repeat an earlier one, the first is "
+            f"row {where}; which of equal rows gets which partner is arbitrary",
+            stacklevel=3,
+        )
 
 
 def check_widths(a_ND: Float[np.ndarray, "N D"], b_MD: Float[np.ndarray, "M E"]) -> None:
@@ -113,7 +134,7 @@ def check_widths(a_ND: Float[np.ndarray, "N D"], b_MD: Float[np.ndarray, "M E"])
         )
 
 
-def pair_cosine(
+def row_products(
     a_ND: Float32[np.ndarray, "N D"], b_ND: Float32[np.ndarray, "N D"]
 ) -> Float64[np.ndarray, " N"]:
     """Row by row products of unit rows, sum_d a_id b_id, in float64 and not clipped.
@@ -128,43 +149,29 @@ def pair_cosine(
     return cosine_N
 
 
-@jax.jit
-def _argmax_tile(a_TD: Float[jax.Array, "T D"], b_MD: Float[jax.Array, "M D"]) -> jax.Array:
-    # Accelerators otherwise round the factors of float32 products to 8 or 11 bits.
-    similarity_TM = jnp.matmul(a_TD, b_MD.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.argmax(similarity_TM, axis=1).astype(jnp.int32)
-
-
 def row_max(
     a_ND: Float32[np.ndarray, "N D"],
     b_MD: Float32[np.ndarray, "M D"],
     progress: Progress,
     *,
-    tile: int = 256,
+    mesh: Mesh,
 ) -> tuple[Float32[np.ndarray, " N"], Int32[np.ndarray, " N"]]:
     """Largest cosine of each row of a with any row of b: max_j S_ij, and where it is.
 
-    The products are float32, on JAX's default device; the cosine of the pair found is then
-    computed in float64. Of rows of b closer than about 1e-6 either may be named; of equal
-    products the first is. Cost: N M D multiplications. Memory: b and tile x M floats.
+    The products are float32; the cosine of the pair found is then computed in float64. Of rows
+    of b closer than about 3e-6 any may be named. Cost and memory: as `pricing.top_k`.
 
     Args:
       a_ND: Unit rows, as from `directions`.
       b_MD: Unit rows.
       progress: Advances by N rows.
-      tile: Rows of a in one product; 256 keep it within 134 MB at M = 131,072.
+      mesh: Devices that share the rows of a.
 
     Returns:
       The cosines [N], in [-1, 1], and the rows of b [N].
     """
-    b_on_device_MD = jax.device_put(b_MD)
-    tile = min(tile, len(a_ND))
-    cosine_N, target_N = np.empty(len(a_ND), np.float32), np.empty(len(a_ND), np.int32)
-    for start in range(0, len(a_ND), tile):
-        # The last tile overlaps the one before, so that all have the one compiled shape.
-        first = min(start, len(a_ND) - tile)
-        rows = slice(first, first + tile)
-        target_N[rows] = np.asarray(_argmax_tile(a_ND[rows], b_on_device_MD))
-        cosine_N[rows] = np.clip(pair_cosine(a_ND[rows], b_MD[target_N[rows]]), -1, 1)
-        progress.advance(min(tile, len(a_ND) - start))
-    return cosine_N, target_N
+    a, b = (Side(rows, dtype=jnp.dtype(jnp.float32), mesh=mesh) for rows in (a_ND, b_MD))
+    kept = top_k(a, b, np.arange(len(a)), np.zeros(len(b)), 1, progress.advance)
+    target_N = kept.columns[:, 0]
+    cosine_N = np.clip(row_products(a_ND, b_MD[target_N]), -1, 1)
+    return cosine_N.astype(np.float32), target_N

@@ -35,7 +35,8 @@ def verify(a: Source, b: Source, matching: Matching) -> float:
 
     Similarities are float64 products of unit rows rounded to float32, with an error of at most
     D * 2^-53 here and in the solver, so a violation within
-    2 (D + 4) 2^-53 (1 + max |u| + max |v|) is rounding.
+    2 (D + 4) 2^-53 (1 + max |u| + max |v|) is rounding. For a matching of rows that were not
+    normalised they are products of the rows as they are, and the 1 is the largest |a_i| |b_j|.
 
     Cost: one pass, N M D multiplications in float64 on the host. Memory: both sets of rows in
     float32 and three tiles of 32 MiB.
@@ -64,7 +65,8 @@ def verify(a: Source, b: Source, matching: Matching) -> float:
             f"a matching of method {matching.method!r} has no duals, so nothing proves it "
             "optimal; verify one of method 'exact'"
         )
-    a_ND, b_MD = _unit_rows(a, matching.side, "a"), _unit_rows(b, matching.side, "b")
+    a_ND, a_norm_N = _rows(a, matching, "a")
+    b_MD, b_norm_M = _rows(b, matching, "b")
     if a_ND.shape[1] != b_MD.shape[1]:
         raise InputError(f"a has width {a_ND.shape[1]}, b has width {b_MD.shape[1]}")
     u_N, v_M, certificate = matching.u, matching.v, matching.certificate
@@ -75,11 +77,13 @@ def verify(a: Source, b: Source, matching: Matching) -> float:
     similarity_N = np.zeros(len(a_ND))
     for i in pairs_N:
         similarity_N[i] = a_ND[i].astype(np.float64) @ b_MD[matching.target[i]].astype(np.float64)
-    wrong_N = ~(np.abs(matching.cosine - similarity_N) <= _COSINE_TOLERANCE)
+    length_N = a_norm_N * b_norm_M[matching.target]
+    cosine_N = similarity_N / np.where(length_N > 0, length_N, 1)
+    wrong_N = ~(np.abs(matching.cosine - cosine_N) <= _COSINE_TOLERANCE)
     if wrong_N.any():
         i = int(wrong_N.argmax())
         raise VerificationError(
-            f"latent {i} has cosine {similarity_N[i]:.9g} with its partner, not "
+            f"latent {i} has cosine {cosine_N[i]:.9g} with its partner, not "
             f"{matching.cosine[i]:.9g}"
         )
     # On the larger side a latent may stay unmatched, and its constraint is an inequality.
@@ -88,7 +92,8 @@ def verify(a: Source, b: Source, matching: Matching) -> float:
     if len(a_ND) < len(b_MD):
         _check_signs("v", v_M, ~np.isin(np.arange(len(b_MD)), matching.target))
 
-    rounding = 2 * (a_ND.shape[1] + 4) * 2**-53 * (1 + np.abs(u_N).max() + np.abs(v_M).max())
+    scale = float(a_norm_N.max() * b_norm_M.max())
+    rounding = 2 * (a_ND.shape[1] + 4) * 2**-53 * (scale + np.abs(u_N).max() + np.abs(v_M).max())
     slack = rounding * (len(a_ND) + len(b_MD))
     primal = math.fsum(similarity_N)
     dual = math.fsum(u_N) + math.fsum(v_M)
@@ -102,26 +107,34 @@ def verify(a: Source, b: Source, matching: Matching) -> float:
             f"the duals sum to {dual!r}, but the certificate says {certificate.dual!r}"
         )
     violation = _largest_violation(a_ND, b_MD, u_N, v_M, rounding)
-    _check_gap(certificate, primal, dual, slack)
+    _check_gap(certificate, primal, dual, slack, scale)
     return violation
 
 
-def _unit_rows(source: Source, side: str, name: str) -> np.ndarray:
-    """[N, D] float32, as `match` defines the problem: normalised in float64, rounded once."""
+def _rows(source: Source, matching: Matching, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that `match` compared, [N, D] float32, and what makes their products cosines.
+
+    Unit rows are normalised in float64 and rounded once; the second result is then 1 for every
+    row. Otherwise it is the norms [N].
+    """
     if isinstance(source, SaeLike):
-        rows = source.w_dec if side == "decoder" else np.swapaxes(source.w_enc, 0, 1)
+        decoder = matching.side == "decoder"
+        rows = source.w_dec if decoder else np.swapaxes(source.w_enc, 0, 1)
     else:
         rows = source
     with np.errstate(over="ignore"):  # What float32 cannot hold is reported below.
         x_ND = np.array(rows, dtype=np.float32, order="C")
     if x_ND.ndim != 2 or not np.isfinite(x_ND).all():
         raise InputError(f"{name}: needs finite weights of shape [latents, width]")
+    length_N = np.ones(len(x_ND))
     for i in range(0, len(x_ND), _TILE):
         x64_TD = x_ND[i : i + _TILE].astype(np.float64)
         norm_T = np.sqrt(np.sum(np.square(x64_TD), axis=1))
-        norm_T[norm_T == 0] = 1
-        x_ND[i : i + _TILE] = x64_TD / norm_T[:, None]
-    return x_ND
+        if matching.normalized:
+            x_ND[i : i + _TILE] = x64_TD / np.where(norm_T > 0, norm_T, 1)[:, None]
+        else:
+            length_N[i : i + _TILE] = norm_T
+    return x_ND, length_N
 
 
 def _check_target(
@@ -189,9 +202,11 @@ def _largest_violation(
     return largest
 
 
-def _check_gap(certificate: Certificate, primal: float, dual: float, slack: float) -> None:
+def _check_gap(
+    certificate: Certificate, primal: float, dual: float, slack: float, scale: float
+) -> None:
     """Raises unless the certificate's gap and verdict follow from its sums."""
-    scale = max(1.0, abs(primal))
+    scale = max(scale, abs(primal)) or 1.0  # All rows may be zero.
     gap = max(dual - primal, 0.0)
     if not (certificate.gap >= 0 and abs(certificate.gap - gap) <= 2 * slack):
         raise VerificationError(

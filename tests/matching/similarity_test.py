@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from saejax.errors import InputError
 from saejax.matching import similarity
-from saejax.matching.similarity import check_widths, directions, pair_cosine, row_max
+from saejax.matching.similarity import check_widths, directions, row_products, row_max
 from saejax.progress import Progress
 
 
@@ -144,10 +144,10 @@ def test_row_max_reports_each_row_once():
     assert shown._done == 10
 
 
-def test_pair_cosine_is_accurate_to_float64():
+def test_row_products_is_accurate_to_float64():
     rng = np.random.default_rng(1)
     a, b = (directions(rng.normal(size=(1030, 5)), "decoder") for _ in range(2))
     expected = [
         float(x.astype(np.float64) @ y.astype(np.float64)) for x, y in zip(a, b, strict=True)
     ]
-    np.testing.assert_allclose(pair_cosine(a, b), expected, atol=1e-15)
+    np.testing.assert_allclose(row_products(a, b), expected, atol=1e-15)
