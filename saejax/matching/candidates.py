@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64, Int
 
-from saejax.matching.operands import Side, host_or_gpu
+from saejax.matching.operands import Side, on_one_device
 from saejax.matching.pricing import two_level_top_k
 
 # Rows that the covariance is estimated from: its error, 1 % of the standard deviations, is far
@@ -41,18 +41,19 @@ def popularity(x: Side, y: Side) -> Float64[np.ndarray, " M"]:
     rng = np.random.default_rng(0)
     num_rows, num_columns = len(x), len(y)
     some = np.sort(rng.permutation(num_rows)[:_COVARIANCE_ROWS])
-    mean_M, deviation_M = _moments(x.rows[some], y.rows)
     sample = np.sort(rng.permutation(num_rows)[:_SAMPLE_ROWS])
-    spread_M = np.asarray(deviation_M, np.float64)
-    prices = np.asarray(mean_M, np.float64) + np.outer(_DEVIATIONS, spread_M)
-    prices -= np.partition(prices, num_columns - num_rows, axis=1)[:, num_columns - num_rows, None]
-    if num_rows < num_columns:
-        prices = np.maximum(prices, 0)
-    best = np.asarray(
-        _best_of_sample(
-            x.rows[sample], y.rows, prices.astype(np.float32), min(_SAMPLE_TOP, num_columns)
+    with on_one_device():
+        mean_M, deviation_M = (
+            np.asarray(moment, np.float64) for moment in _moments(x.rows[some], y.rows)
         )
-    )
+        prices = mean_M + np.outer(_DEVIATIONS, deviation_M)
+        # The M - N least popular may stay free; the one above them gets the least price too.
+        num_free = num_columns - num_rows
+        prices -= np.partition(prices, num_free, axis=1)[:, num_free, None]
+        if num_free:
+            prices = np.maximum(prices, 0)
+        k = min(_SAMPLE_TOP, num_columns)
+        best = np.asarray(_best_of_sample(x.rows[sample], y.rows, prices.astype(np.float32), k))
     repeats = [np.square(np.bincount(columns.ravel())).sum() for columns in best]
     return prices[int(np.argmin(repeats))]
 
@@ -128,7 +129,7 @@ def pair_products(
     size = len(rows_E)
     pairs = np.zeros((2, -(-size // _CALL_PAIRS) * _CALL_PAIRS), np.int32)
     pairs[0, :size], pairs[1, :size] = rows_E, columns_E
-    with jax.enable_x64(True), jax.default_device(host_or_gpu()):
+    with jax.enable_x64(True), on_one_device():
         products = [
             _products(a.exact, b.exact, pairs[:, start : start + _CALL_PAIRS])
             for start in range(0, size, _CALL_PAIRS)

@@ -15,7 +15,7 @@ from saejax.matching.bounds import Bounds, unproven
 from saejax.matching.candidates import Edges, pair_products, popularity
 from saejax.matching.certify import certify
 from saejax.matching.matching import Matching
-from saejax.matching.operands import Side, host_or_gpu
+from saejax.matching.operands import Side, on_one_device
 from saejax.matching.pricing import Kept, top_k
 from saejax.matching.sparse_graph import BITS, make_graph
 from saejax.progress import Progress
@@ -128,7 +128,7 @@ class Problem:
         while True:
             rows, columns = self.edges.rows, self.edges.columns
             weights = self.to_int(self.edges.weights)
-            with jax.enable_x64(True), jax.default_device(host_or_gpu()):
+            with jax.enable_x64(True), on_one_device():
                 graph = make_graph(rows, columns, weights, self.num_rows, self.num_columns)
                 self.graph_bytes = max(self.graph_bytes, sum(x.nbytes for x in graph))
                 self.state.price, self.state.target = sparse_lap.solve(

@@ -151,7 +151,7 @@ def _open(path: pathlib.Path) -> Iterator[Any]:
             # Checks every checksum, so that nothing after this parses damaged bytes.
             damaged = archive.testzip()
         if damaged is not None:
-            raise InputError(f"{path}: its part {damaged} is damaged; make the file again")
+            raise InputError(f"{path}: its part {damaged!r} is damaged; make the file again")
         with np.load(path, allow_pickle=False) as parts:
             if "format" not in parts or str(parts["format"]) != _FORMAT:
                 raise InputError(f"{path}: not a file of format {_FORMAT!r}; match again")

@@ -1,16 +1,20 @@
 """The two sides of a product on the devices, and what rounding can change. N, M: rows, D: width."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float32, Float64
 
 from saejax.errors import InputError
 
+# Where Linux lists what the CPU can do; absent elsewhere.
+_CPU_INFO = Path("/proc/cpuinfo")
 # Range of the largest |a_i||b_j| of rows that are not normalised: sums of products neither
 # overflow in float32, nor does their underflow (below 1e-38) reach the rounding bounds.
 _SMALLEST_PRODUCT, _LARGEST_PRODUCT = 1e-20, 1e30
@@ -91,6 +95,15 @@ def host_or_gpu() -> Any:
     return jax.local_devices()[0]
 
 
+@contextlib.contextmanager
+def on_one_device() -> Iterator[None]:
+    """Computations here run on `host_or_gpu` alone, whatever mesh the caller has set."""
+    device = host_or_gpu()
+    mesh = Mesh(np.array([device]), ("data",), axis_types=(AxisType.Auto,))
+    with jax.default_device(device), jax.set_mesh(mesh):
+        yield
+
+
 def bucket(size: int, parts: int) -> int:
     """Rounds up to one of `parts` sizes between powers of two, so that few shapes compile."""
     step = max(256, 2 ** (max(size, 1) - 1).bit_length() // 2 // parts)
@@ -108,8 +121,7 @@ def pass_dtype(name: str) -> jnp.dtype:
         return jnp.dtype(name)
     if jax.default_backend() != "cpu":
         return jnp.dtype(jnp.bfloat16)
-    cpu = Path("/proc/cpuinfo")
-    has_amx = cpu.exists() and "amx_bf16" in cpu.read_text()
+    has_amx = _CPU_INFO.exists() and "amx_bf16" in _CPU_INFO.read_text()
     return jnp.dtype(jnp.bfloat16 if has_amx else jnp.float32)
 
 

@@ -87,16 +87,19 @@ def top_k(
         on_rows(stop - start)
 
     under_way = None
-    for start in range(0, len(rows_n), tile):
-        ids_T = np.zeros(tile, np.int32)
-        ids_T[: len(rows_n) - start] = rows_n[start : start + tile]
-        x_TD, ids_T = jax.device_put((x.rows[ids_T].astype(x.dtype), ids_T), on_rows_sharding)
-        found = _tiles(x_TD, ids_T, y_on_devices, prices_on_devices, amplitude, mesh=x.mesh, k=k)
+    with jax.set_mesh(x.mesh):
+        for start in range(0, len(rows_n), tile):
+            ids_T = np.zeros(tile, np.int32)
+            ids_T[: len(rows_n) - start] = rows_n[start : start + tile]
+            x_TD, ids_T = jax.device_put((x.rows[ids_T].astype(x.dtype), ids_T), on_rows_sharding)
+            found = _tiles(
+                x_TD, ids_T, y_on_devices, prices_on_devices, amplitude, mesh=x.mesh, k=k
+            )
+            if under_way is not None:
+                fetch(*under_way)
+            under_way = start, found
         if under_way is not None:
             fetch(*under_way)
-        under_way = start, found
-    if under_way is not None:
-        fetch(*under_way)
     return Kept(columns_nK, values_nK, error_bounds(x, y, prices_M)[rows_n])
 
 

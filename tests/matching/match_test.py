@@ -51,12 +51,39 @@ def test_max_cosine_is_at_least_the_matched_cosine(num_a, num_b):
     assert (best.cosine >= matched.cosine - 1e-6)[matched.matched].all()
 
 
-def test_exact_says_that_scipy_solved_it():
-    matching: Any = match(rows(3, 0), rows(3, 1), method="exact")
-    assert (matching.method, matching.certificate.solver) == ("exact", "scipy")
-    assert match(rows(3, 0), rows(3, 1), method="scipy").method == "scipy"
-    assert matching.certificate.passes == 1
-    assert matching.certificate.seconds > 0
+def test_the_certificate_names_the_solver():
+    exact: Any = match(rows(3, 0), rows(3, 1), method="exact")
+    scipy: Any = match(rows(3, 0), rows(3, 1), method="scipy")
+    assert (exact.method, exact.certificate.solver) == ("exact", "saejax")
+    assert (scipy.method, scipy.certificate.solver) == ("scipy", "scipy")
+    assert exact.certificate.seconds > 0
+
+
+@pytest.mark.parametrize("method", ["exact", "scipy"])
+def test_inner_products_instead_of_cosines(method):
+    # By cosine the first row prefers the first column, by inner product the long second one.
+    a, b = np.float32([[1, 0], [1, 0.1]]), np.float32([[1, 0], [9, 9]])
+    by_cosine: Any = match(a, b, method=method)
+    by_product: Any = match(a, b, method=method, normalize=False)
+    np.testing.assert_array_equal(by_cosine.target, [0, 1])
+    np.testing.assert_array_equal(by_product.target, [0, 1])
+    assert by_product.certificate.primal == pytest.approx(1 + 9.9)
+    assert by_product.cosine[1] == pytest.approx(9.9 / np.sqrt(1.01) / np.sqrt(162))
+    assert not by_product.normalized
+    assert verify(a, b, by_product) <= 1e-13
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float16"}, "dtype='float16': choose one of auto, float32, bfloat16"),
+        ({"method": "scipy", "dtype": "bfloat16"}, "only method='exact' has a choice"),
+        ({"method": "max_cosine", "normalize": False}, "'max_cosine' compares cosines"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        match(rows(3, 0), rows(3, 1), **options)
 
 
 def test_jax_arrays_and_a_mesh_change_nothing():

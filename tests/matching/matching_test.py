@@ -105,7 +105,7 @@ def test_foreign_files_are_input_errors(tmp_path):
     with pytest.raises(InputError, match="not a readable matching"):
         Matching.load(path)
     np.savez(
-        path, **{"format": "saejax matching 1", "decoder/record": np.array([{}], dtype=object)}
+        path, **{"format": "saejax matching 2", "decoder/record": np.array([{}], dtype=object)}
     )
     with pytest.raises(InputError, match="not a readable matching"):
         Matching.load(path)

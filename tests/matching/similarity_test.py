@@ -3,6 +3,7 @@
 import warnings
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from saejax.errors import InputError
 from saejax.matching import similarity
-from saejax.matching.similarity import check_widths, directions, row_products, row_max
+from saejax.matching.similarity import check_widths, directions, row_max, row_products
 from saejax.progress import Progress
 
 
@@ -31,6 +32,10 @@ def sae(num_latents=5, width=3, seed=0):
 
 def naive_unit(x):
     return np.stack([row / np.linalg.norm(row) for row in np.asarray(x, np.float64)])
+
+
+def mesh():
+    return jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 def progress(total):
@@ -56,7 +61,7 @@ def test_directions_of_arrays_of_any_real_type(dtype):
 
 
 def test_directions_of_huge_and_tiny_rows_are_unit():
-    rows = np.array([[3e38, 3e38], [1e-42, 1e-42], [1e-30, 1e30]], np.float32)
+    rows = np.array([[3e38, 3e38], [1e-42, -1e-42], [1e-30, 1e30]], np.float32)
     np.testing.assert_allclose(np.linalg.norm(directions(rows, "decoder"), axis=1), 1, rtol=1e-6)
 
 
@@ -69,7 +74,7 @@ def test_directions_do_not_depend_on_the_chunk(monkeypatch):
 
 def test_zero_rows_stay_zero_with_one_warning(monkeypatch):
     monkeypatch.setattr(similarity, "_CHUNK_ROWS", 2)
-    rows = np.ones((7, 3), np.float32)
+    rows = np.random.default_rng(0).normal(size=(7, 3))
     rows[[2, 5, 6]] = 0
     with pytest.warns(UserWarning, match="a: 3 of 7 rows are zero, the first is row 2") as caught:
         units = directions(rows, "decoder", "a")
@@ -79,9 +84,27 @@ def test_zero_rows_stay_zero_with_one_warning(monkeypatch):
 
 
 def test_directions_leave_the_source_alone():
-    rows = np.full((2, 2), 3.0, np.float32)
+    rows = np.float32([[3, 0], [0, 3]])
     directions(rows, "decoder")
-    assert (rows == 3).all()
+    np.testing.assert_array_equal(rows, 3 * np.eye(2))
+
+
+def test_rows_keep_their_lengths_if_asked():
+    rows = np.float32([[3, 0], [0, -5]])
+    np.testing.assert_array_equal(directions(rows, "decoder", normalize=False), rows)
+
+
+def test_repeated_rows_are_counted_in_a_warning():
+    rows = np.random.default_rng(0).normal(size=(9, 4))
+    rows[[3, 7]] = 2 * rows[1]
+    rows[5] = rows[0]
+    with pytest.warns(
+        UserWarning, match="b: 3 of 9 rows repeat an earlier one, the first is row 3"
+    ):
+        directions(rows, "decoder", "b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        directions(-rows[[0, 1]], "decoder")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +151,7 @@ def test_row_max_equals_the_dense_maximum(data):
             directions(data.draw(hnp.arrays(np.float32, (n, width), elements=values)), "decoder")
             for n in (num_a, num_b)
         )
-    cosine, target = row_max(a, b, progress(num_a), tile=data.draw(st.integers(1, 10)))
+    cosine, target = row_max(a, b, progress(num_a), mesh=mesh())
     dense = a.astype(np.float64) @ b.astype(np.float64).T
     np.testing.assert_allclose(cosine, dense.max(axis=1), atol=1e-6)
     # Ties are legion here: the row named must be one of the best.
@@ -140,7 +163,7 @@ def test_row_max_reports_each_row_once():
     rng = np.random.default_rng(0)
     a = directions(rng.normal(size=(10, 3)), "decoder")
     shown = progress(10)
-    row_max(a, a, shown, tile=4)
+    row_max(a, a, shown, mesh=mesh())
     assert shown._done == 10
 
 

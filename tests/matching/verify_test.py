@@ -182,6 +182,23 @@ def test_an_altered_certificate(problem, field, value):
         verify(a, b, dataclasses.replace(matching, certificate=certificate))
 
 
+@pytest.mark.parametrize("method", ["exact", "scipy"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_rows_that_were_not_normalised(method, scale):
+    a, b = scale * rows(40, 0), scale * rows(50, 1)
+    a[3] = 0
+    with pytest.warns(UserWarning, match="rows are zero"):
+        matching: Any = match(a, b, method=method, normalize=False)
+    assert verify(a, b, matching) <= 1e-13 * scale**2
+    shifted = dataclasses.replace(matching, u=edit(matching.u, 5, matching.u[5] - scale**2))
+    with pytest.raises(VerificationError):
+        verify(a, b, shifted)
+    with pytest.raises(VerificationError):
+        verify(a, b, dataclasses.replace(matching, normalized=True))
+    with pytest.raises(VerificationError, match="has cosine"):
+        verify(a, b, dataclasses.replace(matching, cosine=edit(matching.cosine, 5, 0.99)))
+
+
 def test_other_weights(problem):
     a, b, matching = problem
     with pytest.raises(VerificationError, match="has cosine"):
