@@ -20,8 +20,6 @@ from saejax.train.interrupt import Interrupted
 
 # Exit code of a process ended by Ctrl-C, by convention of the shell.
 _EXIT_SIGINT = 128 + signal.SIGINT
-# Compilations shorter than this are done again; reading one back takes a few milliseconds.
-_SECONDS_WORTH_KEEPING = 0.1
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -70,7 +68,7 @@ def _keep_compiled() -> None:
     except OSError:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS_WORTH_KEEPING)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def define_config() -> flags.FlagHolder:

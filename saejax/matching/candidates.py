@@ -41,28 +41,33 @@ def popularity(x: Side, y: Side) -> Float64[np.ndarray, " M"]:
     rng = np.random.default_rng(0)
     num_rows, num_columns = len(x), len(y)
     some = np.sort(rng.permutation(num_rows)[:_COVARIANCE_ROWS])
-    sample = np.sort(rng.permutation(num_rows)[:_SAMPLE_ROWS])
+    # Of fewer rows than are wanted some come twice.
+    sample = np.resize(np.sort(rng.permutation(num_rows)[:_SAMPLE_ROWS]), _SAMPLE_ROWS)
+    some_ND = x.exact if len(some) == num_rows else x.rows[some]
     with on_one_device():
-        mean_M, deviation_M = (
-            np.asarray(moment, np.float64) for moment in _moments(x.rows[some], y.rows)
-        )
+        mean, deviation = _moments(some_ND, jnp.asarray(len(some), jnp.float32), y.exact)
+        mean_M = np.asarray(mean, np.float64)[:num_columns]
+        deviation_M = np.asarray(deviation, np.float64)[:num_columns]
         prices = mean_M + np.outer(_DEVIATIONS, deviation_M)
         # The M - N least popular may stay free; the one above them gets the least price too.
         num_free = num_columns - num_rows
         prices -= np.partition(prices, num_free, axis=1)[:, num_free, None]
         if num_free:
             prices = np.maximum(prices, 0)
-        k = min(_SAMPLE_TOP, num_columns)
-        best = np.asarray(_best_of_sample(x.rows[sample], y.rows, prices.astype(np.float32), k))
+        padding = ((0, 0), (0, len(y.exact) - num_columns))
+        padded = np.pad(prices.astype(np.float32), padding, constant_values=np.inf)
+        best = np.asarray(
+            _best_of_sample(x.rows[sample], y.exact, padded, min(_SAMPLE_TOP, num_columns))
+        )
     repeats = [np.square(np.bincount(columns.ravel())).sum() for columns in best]
     return prices[int(np.argmin(repeats))]
 
 
 @jax.jit
-def _moments(x_ND: jax.Array, y_MD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    mean_D = x_ND.mean(axis=0)
-    centred_ND = x_ND - mean_D[None]
-    covariance_DD = centred_ND.T @ centred_ND / len(x_ND)
+def _moments(x_ND: jax.Array, count: jax.Array, y_MD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of each y_j . x_i over `count` rows; further ones are zero."""
+    mean_D = x_ND.sum(axis=0) / count
+    covariance_DD = x_ND.T @ x_ND / count - mean_D[:, None] * mean_D[None]
     variance_M = jnp.sum((y_MD @ covariance_DD) * y_MD, axis=1)
     return y_MD @ mean_D, jnp.sqrt(jnp.maximum(variance_M, 0))
 
@@ -71,9 +76,6 @@ def _moments(x_ND: jax.Array, y_MD: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _best_of_sample(x_TD: jax.Array, y_MD: jax.Array, prices: jax.Array, k: int) -> jax.Array:
     """[number of price vectors, T, k] columns."""
     similarity_TM = x_TD @ y_MD.T
-    padding = -similarity_TM.shape[1] % 256
-    similarity_TM = jnp.pad(similarity_TM, ((0, 0), (0, padding)), constant_values=-jnp.inf)
-    prices = jnp.pad(prices, ((0, 0), (0, padding)))
     return jax.lax.map(lambda p_M: two_level_top_k(similarity_TM - p_M[None], k)[1], prices)
 
 

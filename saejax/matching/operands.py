@@ -52,25 +52,30 @@ class Side:
         """[M', D] in the type of the passes, on every device; padded with zeros to a bucket."""
         on_devices = self._on_devices
         if on_devices is None:
-            rows = self.rows.astype(self.dtype, copy=False)
-            if padding := bucket(len(self), 32) - len(self):
-                rows = np.concatenate([rows, np.zeros((padding, rows.shape[1]), rows.dtype)])
+            rows = self._padded.astype(self.dtype, copy=False)
             on_devices = jax.device_put(rows, NamedSharding(self.mesh, PartitionSpec()))
             self._on_devices = on_devices
         return on_devices
 
     @property
     def exact(self) -> jax.Array:
-        """[at least N, D] float32 on `host_or_gpu`, for products in float64."""
+        """[M', D] float32 on `host_or_gpu`, for products in float64."""
         exact, device = self._exact, host_or_gpu()
         if exact is None:
             one = self.mesh.size == 1 and device in self.mesh.devices
             if one and self.dtype == jnp.float32:
                 exact = self.on_devices
             else:
-                exact = jax.device_put(self.rows, device)
+                exact = jax.device_put(self._padded, device)
             self._exact = exact
         return exact
+
+    @property
+    def _padded(self) -> np.ndarray:
+        padding = bucket(len(self), 32) - len(self)
+        if not padding:
+            return self.rows
+        return np.concatenate([self.rows, np.zeros((padding, self.rows.shape[1]), np.float32)])
 
     @property
     def num_bytes(self) -> int:

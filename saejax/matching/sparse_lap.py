@@ -74,9 +74,10 @@ def solve(
         a, more = augment(graph, a, pinned=pinned, max_phases=_PHASES)
         go_on = bool(more)
         on_phases()
-    if not bool(free_rows(graph, a).any()):
-        a = a._replace(price=centre(graph, a, jnp.asarray(pinned)))
-    return finish(a, len(target_N), len(price_M))
+    price_M, target_N = finish(a, len(target_N), len(price_M))
+    if (target_N >= 0).all():
+        price_M = np.array(centre(graph, a, pinned=pinned))[: len(price_M)]
+    return price_M, target_N
 
 
 @partial(jax.jit, static_argnames="pinned")
@@ -170,8 +171,8 @@ def auction(graph: Graph, a: Assignment) -> Assignment:
     )[0]
 
 
-@jax.jit
-def centre(graph: Graph, a: Assignment, pinned: jax.Array) -> jax.Array:
+@partial(jax.jit, static_argnames="pinned")
+def centre(graph: Graph, a: Assignment, *, pinned: bool) -> jax.Array:
     """Prices [M + 1] in the middle of their intervals, for a complete optimal matching.
 
     With x the matching and y its inverse, the others' prices confine that of column j to
@@ -185,17 +186,17 @@ def centre(graph: Graph, a: Assignment, pinned: jax.Array) -> jax.Array:
     is_other = (graph.column < no_column) & (graph.column != own_column_L[:, None])
     is_other &= (own_column_L < no_column)[:, None]
     gain = jnp.where(is_other, graph.weight - own_weight_N[graph.row][:, None], -BIG)
-    floor = jnp.where(pinned, 0, -BIG)
 
     def once(_: jax.Array, price: jax.Array) -> jax.Array:
         nothing_M = jnp.full(no_column + 1, -BIG, jnp.int64)
         low_M = nothing_M.at[graph.column].max(price[own_column_L][:, None] + gain)
-        low_M = jnp.maximum(low_M, floor)
+        low_M = jnp.maximum(low_M, 0) if pinned else low_M
         room_L = jnp.where(is_other, price[graph.column] - gain, BIG).min(axis=1)
         high_M = (-nothing_M).at[own_column_L].min(room_L)
         bounded = (low_M > -BIG // 2) & (high_M < BIG // 2)
         middle_M = jnp.where(bounded, (low_M + high_M) // 2, price)
-        free_M = a.row_of == no_row
-        return jnp.where(pinned & free_M, 0, middle_M).at[no_column].set(0)
+        if pinned:
+            middle_M = jnp.where(a.row_of == no_row, 0, middle_M)
+        return middle_M.at[no_column].set(0)
 
     return jax.lax.fori_loop(0, _CENTRE_STEPS, once, a.price)
