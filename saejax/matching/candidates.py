@@ -18,8 +18,8 @@ from saejax.matching.pricing import two_level_top_k
 _COVARIANCE_ROWS = 8192
 # Rows on which z is chosen, and their candidates: 256 x 131,072 similarities are 128 MiB.
 _SAMPLE_ROWS, _SAMPLE_TOP = 256, 24
-# Standard deviations above the mean (MATCHING notes: 4 is too much and costs ten times as many
-# edges in the end, 2 is chosen on most autoencoders).
+# Standard deviations above the mean to choose from. On most autoencoders 2 is chosen; 4 would
+# overprice, and leave ten times as many edges in the end.
 _DEVIATIONS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 # Pairs whose products are formed at a time: 12 MiB at D = 768, which caches hold.
 _CHUNK_PAIRS = 1024

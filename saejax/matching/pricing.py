@@ -24,7 +24,7 @@ _TILE_COLUMNS = 16384
 # Columns in a block of the two-level top-k. On a CPU 16 to 64 are equally fast, and three times
 # faster than one level.
 _BLOCK = 32
-# Odd multipliers with well-mixed bits (golden ratio; Steele & Vigna 2021, table 4), which make
+# Odd multipliers with well-mixed bits (golden ratio; Steele & Vigna, 2021), which make
 # the order in which a row ranks equal columns differ from row to row.
 _TIE_ROW, _TIE_COLUMN = np.uint32(0x9E3779B1), np.uint32(0x93D765DD)
 

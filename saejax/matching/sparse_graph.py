@@ -19,7 +19,7 @@ from saejax.matching.operands import bucket
 LINE = 16
 # Fixed point: 48 bits behind the point leave 2^15 for sums of weights of at most 1.
 BITS = 48
-# Stands for infinity: above all sums, and sums of eight of it do not overflow.
+# Stands for infinity: above all sums, and sums of seven of it do not overflow.
 BIG = 1 << 60
 # Lines handled at once: the smallest of these (and of all) that holds the rows at work. Each
 # costs a second of compilation; with these two, 32,768 rows take half the time of one alone.

@@ -41,7 +41,7 @@ from saejax.matching.sparse_graph import (
 # Rounds of bidding. More only let rows outbid each other by ever smaller amounts, which
 # augmenting paths settle at once.
 _AUCTION_ROUNDS = 300
-# Jacobi steps (MATCHING notes, section 3); each moves every price half of the way.
+# Jacobi steps, each of which moves every price half of the way to its middle.
 _CENTRE_STEPS = 60
 # Phases of augmenting paths between two signs of life.
 _PHASES = 16
