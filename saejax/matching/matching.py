@@ -22,6 +22,7 @@ SIDES = ("decoder", "encoder")
 
 # Written into every file; the number changes with the layout.
 _FORMAT = "saejax matching 2"
+_SOFT_ARRAYS = ("entropy", "expected_cosine")
 _ARRAYS = {"target": np.int32, "cosine": np.float32, "u": np.float64, "v": np.float64}
 
 
@@ -57,6 +58,37 @@ class Certificate:
     solver: str
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Soft:
+    """What an entropic plan says of each latent of a beyond its one partner.
+
+    Attributes:
+      entropy: [N] of the latent's row of the plan, divided by its sum, in nats: 0 for one sure
+        partner, log m for m equally good ones.
+      expected_cosine: [N] mean cosine with the partners, weighted by the plan.
+      epsilon: Regularisation of the plan.
+      tolerance: Error below which the iteration counts as converged.
+      error: Sum of absolute differences between the plan's marginals and the given ones.
+      converged: Whether the error fell below the tolerance.
+      iterations: Of the solver.
+      geometry: How it held the similarities: "stored float32", "stored bfloat16" or "streamed".
+    """
+
+    entropy: Float32[np.ndarray, " N"]
+    expected_cosine: Float32[np.ndarray, " N"]
+    epsilon: float
+    tolerance: float
+    error: float
+    converged: bool
+    iterations: int
+    geometry: str
+
+    @property
+    def num_partners(self) -> np.ndarray:
+        """[N] effective number of partners, exp(entropy)."""
+        return np.exp(self.entropy)
+
+
 # Arrays have no truth value, so the generated comparison of two records would only raise.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Matching:
@@ -79,6 +111,7 @@ class Matching:
       certificate: Proof of optimality; None for the method "max_cosine".
       normalized: Whether S holds cosines. If not, it holds inner products of the rows as they
         are, and u, v and the certificate are about these; `cosine` is the cosine all the same.
+      soft: What the entropic plan says of each latent; None but for the method "sinkhorn".
     """
 
     target: Int32[np.ndarray, " N"]
@@ -89,6 +122,7 @@ class Matching:
     method: str
     certificate: Certificate | None
     normalized: bool = True
+    soft: Soft | None = None
 
     @property
     def num_latents(self) -> int:
@@ -136,10 +170,19 @@ class Matching:
             stored = record["certificate"]
             certificate = None if stored is None else Certificate(**stored)
             method, normalized = record["method"], record["normalized"]
+            soft = None
+            if record["soft"] is not None:
+                soft_arrays = {name: parts[f"{side}/{name}"] for name in _SOFT_ARRAYS}
+                soft = Soft(**soft_arrays, **record["soft"])
         if (why := _inconsistency(arrays, certificate)) is not None:
             raise InputError(f"{path}: {why}; make the file again")
         return cls(
-            **arrays, side=side, method=method, certificate=certificate, normalized=normalized
+            **arrays,
+            side=side,
+            method=method,
+            certificate=certificate,
+            normalized=normalized,
+            soft=soft,
         )
 
 
@@ -196,8 +239,8 @@ def save_matchings(path: str | os.PathLike, matchings: dict[str, Matching]) -> N
     """Writes the matchings of a pair, one for each side, into one NumPy .npz archive.
 
     Parts: `format`; then for each side `<side>/target`, `<side>/cosine`, with duals `<side>/u`
-    and `<side>/v`, and `<side>/record`, a JSON object of the method and the certificate. The
-    file appears whole or not at all; missing directories are made.
+    and `<side>/v`, with an entropic plan `<side>/entropy` and `<side>/expected_cosine`, and
+    `<side>/record`, a JSON object of the method, the certificate and the rest. The file appears whole or not at all; missing directories are made.
 
     Args:
       path: The file, in a run `matchings/<hookpoint>/seed<i>-seed<j>.<method>.npz`.
@@ -222,7 +265,12 @@ def save_matchings(path: str | os.PathLike, matchings: dict[str, Matching]) -> N
             "method": matching.method,
             "normalized": matching.normalized,
             "certificate": None if certificate is None else dataclasses.asdict(certificate),
+            "soft": None,
         }
+        if matching.soft is not None:
+            soft = dict(vars(matching.soft))
+            parts |= {f"{side}/{name}": soft.pop(name) for name in _SOFT_ARRAYS}
+            record["soft"] = soft
         parts[f"{side}/record"] = np.array(json.dumps(record))
     with atomic_write(path) as file:
         np.savez(file, allow_pickle=False, **parts)
