@@ -19,7 +19,7 @@ from absl import flags
 import saejax
 from saejax import cli
 from saejax.analysis.overlap import certificate_table, overlap_table, pair_result
-from saejax.config import MATCH_METHODS
+from saejax.config import MATCH_METHODS, MatchConfig
 from saejax.errors import InputError
 from saejax.matching.matching import SIDES, saved_sides
 
@@ -35,6 +35,12 @@ _SIDE = flags.DEFINE_enum(
     "side", "both", ("both", *SIDES), "Which weights to match; agreement needs both."
 )
 _THRESHOLD = flags.DEFINE_float("threshold", 0.7, "Cosine above which a pair is shared.")
+_EPSILON = flags.DEFINE_float(
+    "epsilon", MatchConfig().epsilon, "Regularisation of sinkhorn, in units of cosine."
+)
+_TOLERANCE = flags.DEFINE_float(
+    "tolerance", MatchConfig().tolerance, "Error of the marginals at which sinkhorn stops."
+)
 _OUT = flags.DEFINE_string(
     "out", None, "Folder for <method>.npz and max_cosine.npz; nothing is saved without it."
 )
@@ -57,9 +63,19 @@ def main(argv: Sequence[str]) -> None:
     elif _SIDE.value == "both":
         _compare(sae_a, sae_b)
     else:
-        matchings = [
-            saejax.match(sae_a, sae_b, method=method, side=_SIDE.value) for method in _METHODS.value
-        ]
+        matchings = []
+        for method in _METHODS.value:
+            entropic = method == "sinkhorn"
+            matchings.append(
+                saejax.match(
+                    sae_a,
+                    sae_b,
+                    method=method,
+                    side=_SIDE.value,
+                    epsilon=_EPSILON.value if entropic else None,
+                    tolerance=_TOLERANCE.value if entropic else None,
+                )
+            )
         for matching in matchings:
             if _OUT.value:
                 matching.save(Path(_OUT.value) / f"{matching.method}.npz")
@@ -69,7 +85,14 @@ def main(argv: Sequence[str]) -> None:
 def _compare(sae_a: saejax.Sae, sae_b: saejax.Sae) -> None:
     pairs, matchings, comparison = [], [], None
     for method in _METHODS.value:
-        comparison = saejax.compare(sae_a, sae_b, method=method, maxima_of=comparison)
+        comparison = saejax.compare(
+            sae_a,
+            sae_b,
+            method=method,
+            maxima_of=comparison,
+            epsilon=_EPSILON.value,
+            tolerance=_TOLERANCE.value,
+        )
         if _OUT.value:
             out = Path(_OUT.value)
             comparison.save(out / f"{method}.npz", out / "max_cosine.npz")

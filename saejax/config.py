@@ -108,9 +108,15 @@ class TrainConfig:
 class MatchConfig:
     """How pairs of seeds are matched and when two latents count as shared."""
 
-    # Any of "exact", "scipy"; row maxima are always computed as well, as a baseline. On the
-    # command line: --config.match.methods='("exact","scipy")'.
+    # Any of "exact", "sinkhorn", "scipy"; row maxima are always computed as well, as a
+    # baseline. On the command line: --config.match.methods='("exact","sinkhorn")'.
     methods: tuple[str, ...] = ("exact",)
+    # Entropic regularisation of "sinkhorn", in units of cosine. Smaller is closer to exact and
+    # takes more iterations.
+    epsilon: float = 0.01
+    # Largest sum of absolute differences between the entropic plan's marginals and uniform ones
+    # that counts as converged.
+    tolerance: float = 1e-3
     # Cosine above which a matched pair is shared (paper, section 3: 0.7).
     threshold: float = 0.7
 
@@ -168,7 +174,7 @@ _AT_LEAST = {
     "train.checkpoints_kept": 1,
 }
 _POSITIVE = ("train.lr_scale", "train.grad_clip", "train.adam_eps")
-MATCH_METHODS = ("exact", "scipy")
+MATCH_METHODS = ("exact", "sinkhorn", "scipy")
 
 
 def field_value(cfg: Config, path: str) -> Any:
@@ -223,6 +229,10 @@ def check(cfg: Config) -> None:
             fail("match.methods", f"choose from {', '.join(MATCH_METHODS)}")
     if not -1 <= cfg.match.threshold <= 1:
         fail("match.threshold", "a cosine is in [-1, 1]; the paper uses 0.7")
+    if not cfg.match.epsilon > 0:
+        fail("match.epsilon", "must be above 0, as 0.01; 'exact' is the limit of 0")
+    if not 0 < cfg.match.tolerance < 2:
+        fail("match.tolerance", "the error is between 0 and 2; take 0.001, say")
     sizes = dataclasses.astuple(cfg.mesh)
     if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
         raise InputError(

@@ -171,7 +171,12 @@ def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any
             else:
                 same_pair = last[1] if last is not None and last[0] == pair else None
                 comparison = compare(
-                    saes[pair[0]], saes[pair[1]], method=method, maxima_of=same_pair
+                    saes[pair[0]],
+                    saes[pair[1]],
+                    method=method,
+                    maxima_of=same_pair,
+                    epsilon=cfg.match.epsilon,
+                    tolerance=cfg.match.tolerance,
                 )
                 comparison.save(matched, maxima)
             last = pair, comparison

@@ -52,7 +52,9 @@ def test_fitting_and_default_configurations_pass():
         ("init_seeds", (), "at least one seed"),
         ("init_seeds", (1, 2, 1), "same seed twice"),
         ("init_seeds", (-1, 2), "[0, 2^32)"),
-        ("match.methods", ("hungarian",), "exact, scipy"),
+        ("match.methods", ("hungarian",), "exact, sinkhorn, scipy"),
+        ("match.epsilon", 0.0, "above 0"),
+        ("match.tolerance", 3.0, "between 0 and 2"),
         ("match.threshold", 1.5, "[-1, 1]"),
     ],
 )

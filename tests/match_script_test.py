@@ -136,5 +136,5 @@ def test_an_unknown_method_is_one_line(home):
     done = run(home, 300, "--methods=hungarian")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines() == [
-        "error: --methods=hungarian: choose from exact, scipy"
+        "error: --methods=hungarian: choose from exact, sinkhorn, scipy"
     ]

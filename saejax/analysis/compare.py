@@ -6,7 +6,7 @@ import os
 import numpy as np
 from jaxtyping import Bool
 
-from saejax.config import MATCH_METHODS
+from saejax.config import MATCH_METHODS, MatchConfig
 from saejax.errors import InputError
 from saejax.matching import Matching, save_matchings
 from saejax.matching.match import match_directions
@@ -146,6 +146,8 @@ def compare(
     *,
     method: str = "exact",
     maxima_of: Comparison | None = None,
+    epsilon: float | None = None,
+    tolerance: float | None = None,
 ) -> Comparison:
     """Matches two autoencoders on both sides, one to one and by row maxima.
 
@@ -158,9 +160,11 @@ def compare(
     Args:
       sae_a: An autoencoder with w_enc [D, N] and w_dec [N, D].
       sae_b: Another of the same width D, [D, M] and [M, D].
-      method: How to match one to one: "exact" or "scipy".
+      method: How to match one to one: "exact", "sinkhorn" or "scipy".
       maxima_of: A comparison of the same two by another method, whose row maxima are taken over
         instead of being computed again.
+      epsilon: Of "sinkhorn", see `match`.
+      tolerance: Of "sinkhorn", see `match`.
 
     Raises:
       InputError: As `match`; and if the method is not one to one, or a source has one side only.
@@ -189,12 +193,19 @@ def compare(
     made = {
         key + "_max": getattr(maxima_of, key + "_max") for key in SIDES if maxima_of is not None
     }
+    defaults = MatchConfig()
     total = len(SIDES) * len(parts) * len(rows["a", "decoder"])
     with Progress(f"compare, {method}", total=total, unit="latents") as progress:
         for key in SIDES:
             for suffix, how in parts:
                 made[key + suffix] = match_directions(
-                    rows["a", key], rows["b", key], method=how, side=key, progress=progress
+                    rows["a", key],
+                    rows["b", key],
+                    method=how,
+                    side=key,
+                    progress=progress,
+                    epsilon=defaults.epsilon if epsilon is None else epsilon,
+                    tolerance=defaults.tolerance if tolerance is None else tolerance,
                 )
     return Comparison(**made)
 

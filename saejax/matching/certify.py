@@ -1,5 +1,6 @@
 """From partners and duals to a matching with its certificate. N, M: latents."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -67,3 +68,11 @@ def certify(
             solver=solver,
         ),
     )
+
+
+def transpose(m: Matching, num_rows: int) -> Matching:
+    """A matching seen from the other side, which has `num_rows`, more than this one."""
+    target = np.full(num_rows, -1, np.int32)
+    cosine = np.zeros(num_rows, np.float32)
+    target[m.target], cosine[m.target] = np.arange(m.num_latents), m.cosine
+    return dataclasses.replace(m, target=target, cosine=cosine, u=m.v, v=m.u)

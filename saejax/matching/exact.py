@@ -15,7 +15,6 @@ what violates them enters the graph, until nothing does (column generation; Lee 
 working paper 3572-93, solve dense assignment problems of a million nodes in this way).
 """
 
-import dataclasses
 import time
 
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32
 
+from saejax.matching.certify import transpose
 from saejax.matching.column_generation import Problem
 from saejax.matching.matching import Matching
 from saejax.matching.operands import Side
@@ -73,7 +73,7 @@ def solve(
             progress=progress,
         )
         progress.advance(len(a_ND) - len(b_MD))
-        return _transpose(flipped, len(a_ND))
+        return transpose(flipped, len(a_ND))
     start = time.monotonic()
     a, b = Side(a_ND, dtype=dtype, mesh=mesh), Side(b_MD, dtype=dtype, mesh=mesh)
     problem = Problem(a, b, progress)
@@ -83,11 +83,3 @@ def solve(
         if not problem.price_again():
             break
     return problem.result(side, method, normalized, start)
-
-
-def _transpose(m: Matching, num_rows: int) -> Matching:
-    """The matching seen from b, which has more rows."""
-    target = np.full(num_rows, -1, np.int32)
-    cosine = np.zeros(num_rows, np.float32)
-    target[m.target], cosine[m.target] = np.arange(m.num_latents), m.cosine
-    return dataclasses.replace(m, target=target, cosine=cosine, u=m.v, v=m.u)

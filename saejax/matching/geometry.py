@@ -74,12 +74,10 @@ class CosineGeometry(Geometry):
 
     def with_epsilon(self, epsilon: float) -> "CosineGeometry":
         """The same with another regularisation."""
-        return CosineGeometry(
-            self.x, self.y, self.stored, jnp.float32(epsilon), mesh=self.mesh
-        )
+        return CosineGeometry(self.x, self.y, self.stored, jnp.float32(epsilon), mesh=self.mesh)
 
     def _streamed(self, outer: jax.Array, inner: jax.Array, h: jax.Array, eps: Any) -> jax.Array:
-        """eps log sum_j exp((h_j + outer_i . inner_j) / eps), for every row of `outer`."""
+        """Eps log sum_j exp((h_j + outer_i . inner_j) / eps), for every row of `outer`."""
         num = outer.shape[0]
         tile = min(_TILE_ROWS, -(-num // self.mesh.size))
         outer = _pad(outer, tile * self.mesh.size, 0)
@@ -129,7 +127,9 @@ def _row_summaries(
     tile = min(_TILE_ROWS, -(-geometry.shape[0] // geometry.mesh.size))
     x = _pad(geometry.x, tile * geometry.mesh.size, 0)
 
-    def of_tile(x_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_tile(
+        x_TD: jax.Array, parts: tuple[jax.Array, jax.Array], epsilon: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         def chunk(carry: tuple[jax.Array, ...], part: tuple[jax.Array, jax.Array]):
             most_T, sum_T, logit_T, cosine_T = carry
             y_CD, g_C = part
@@ -148,20 +148,21 @@ def _row_summaries(
                 cosine_T * shrink_T + (weight_TC * similarity_TC).sum(axis=1),
             ), None
 
-        zeros = jnp.zeros(len(x_TD))
-        start = jnp.full(len(x_TD), jnp.finfo(jnp.float32).min), zeros, zeros, zeros
-        start = jax.lax.pcast(start, tuple(jax.typeof(x_TD).vma), to="varying")
-        (_, sum_T, logit_T, cosine_T), _ = jax.lax.scan(chunk, start, _chunks(geometry.y, g_M))
+        zeros_T = 0 * x_TD[:, 0]  # Not `jnp.zeros`: on the mesh it varies as the rows do.
+        start = zeros_T + jnp.finfo(jnp.float32).min, zeros_T, zeros_T, zeros_T
+        (_, sum_T, logit_T, cosine_T), _ = jax.lax.scan(chunk, start, parts)
         return jnp.log(sum_T) - logit_T / sum_T, cosine_T / sum_T
 
-    def rows_of_device(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        found = jax.lax.map(of_tile, x.reshape(-1, tile, x.shape[1]))
+    def rows_of_device(x: jax.Array, parts: tuple[jax.Array, jax.Array], epsilon: jax.Array):
+        tiles = x.reshape(-1, tile, x.shape[1])
+        found = jax.lax.map(lambda x_TD: of_tile(x_TD, parts, epsilon), tiles)
         return tuple(part.reshape(-1) for part in found)
 
     by_rows, whole = PartitionSpec(geometry.mesh.axis_names), PartitionSpec()
-    found = jax.shard_map(
-        rows_of_device, mesh=geometry.mesh, in_specs=by_rows, out_specs=by_rows
-    )(x)
+    sharded = jax.shard_map(
+        rows_of_device, mesh=geometry.mesh, in_specs=(by_rows, whole, whole), out_specs=by_rows
+    )
+    found = sharded(x, _chunks(geometry.y, g_M), epsilon)
     return jax.lax.with_sharding_constraint(found, NamedSharding(geometry.mesh, whole))
 
 
@@ -192,8 +193,8 @@ def _log_sum_exp(x_TD: jax.Array, y: jax.Array, h: jax.Array, eps: jax.Array) ->
         sum_T = sum_T * jnp.exp(most_T - new_T) + jnp.exp(logits_TC - new_T[:, None]).sum(axis=1)
         return (new_T, sum_T), None
 
-    start = jnp.full(len(x_TD), jnp.finfo(jnp.float32).min), jnp.zeros(len(x_TD))
-    start = jax.lax.pcast(start, tuple(jax.typeof(x_TD).vma), to="varying")
+    zeros_T = 0 * x_TD[:, 0]  # Not `jnp.zeros`: on the mesh it varies as the rows do.
+    start = zeros_T + jnp.finfo(jnp.float32).min, zeros_T
     (most_T, sum_T), _ = jax.lax.scan(chunk, start, (y, h))
     return eps * (most_T + jnp.log(sum_T))
 

@@ -5,7 +5,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Float32
 
-from saejax.config import MATCH_METHODS
+from saejax.config import MATCH_METHODS, MatchConfig
 from saejax.errors import InputError
 from saejax.matching import dense, exact
 from saejax.matching.matching import Matching
@@ -17,6 +17,7 @@ from saejax.progress import Progress
 # Those of a run are one to one; row maxima are not, and every run has them as its baseline.
 METHODS = (*MATCH_METHODS, "max_cosine")
 PASS_DTYPES = ("auto", "float32", "bfloat16")
+_EPSILON, _TOLERANCE = MatchConfig().epsilon, MatchConfig().tolerance
 
 
 def match(
@@ -27,6 +28,9 @@ def match(
     side: str = "decoder",
     normalize: bool = True,
     dtype: str = "auto",
+    epsilon: float | None = None,
+    tolerance: float | None = None,
+    start: Matching | None = None,
     mesh: Mesh | None = None,
 ) -> Matching:
     """Finds for each latent of one autoencoder a partner in another.
@@ -34,7 +38,9 @@ def match(
     "exact" maximises sum_i S_i,x(i), S_ij = cos(a_i, b_j), over all one-to-one x that cover the
     smaller of the two, and proves the result optimal, in memory O((N + M) D) (see
     `saejax.matching.exact`). "scipy" does the same on the dense matrix, in 8 N M bytes and at
-    most 16 GiB. "max_cosine" takes for each latent the argmax of its row, so that several may
+    most 16 GiB. "sinkhorn" solves the entropic problem with ott-jax and rounds its plan; the
+    certificate's gap bounds how far from optimal that is (see `saejax.matching.entropic`).
+    "max_cosine" takes for each latent the argmax of its row, so that several may
     have the same partner; it is a baseline.
 
     Example:
@@ -48,12 +54,17 @@ def match(
     Args:
       a: An autoencoder, or rows [N, D]; rows are normalised.
       b: Another, or rows [M, D].
-      method: "exact", "scipy" or "max_cosine".
+      method: "exact", "sinkhorn", "scipy" or "max_cosine".
       side: "decoder" compares the rows of w_dec, "encoder" the columns of w_enc. For rows given
         as arrays it is only recorded.
       normalize: False compares inner products of the rows as they are instead of cosines.
       dtype: Of the streamed products of "exact": "float32", "bfloat16", or "auto", which is
         what the hardware multiplies faster. The result is the exact one with each.
+      epsilon: Regularisation of "sinkhorn", in units of cosine; by default 0.01.
+      tolerance: Of "sinkhorn": sum of absolute differences between the marginals of the plan and
+        uniform ones; by default 0.001.
+      start: Of "sinkhorn": a matching of the same two whose duals to start from, as an exact
+        one, which saves most iterations. Without, epsilon falls to its value in stages.
       mesh: Devices that share the streamed products, those of all axes; by default all there
         are. With several processes every one has to call, with the same arguments.
 
@@ -66,7 +77,8 @@ def match(
         are not normalised and so long or short that products leave the range of float32.
 
     Warns:
-      UserWarning: If rows are zero or occur several times, with their number.
+      UserWarning: If rows are zero or occur several times, with their number; and if "sinkhorn"
+        did not converge.
 
     References:
       Paulo & Belrose, "Sparse Autoencoders Trained on the Same Data Learn Different Features"
@@ -76,8 +88,12 @@ def match(
         raise InputError(f"method={method!r}: choose one of {', '.join(METHODS)}")
     if dtype not in PASS_DTYPES:
         raise InputError(f"dtype={dtype!r}: choose one of {', '.join(PASS_DTYPES)}")
-    if method == "max_cosine" and not normalize:
-        raise InputError("normalize=False: 'max_cosine' compares cosines; use method='exact'")
+    if method in ("max_cosine", "sinkhorn") and not normalize:
+        raise InputError(f"normalize=False: {method!r} compares cosines; use method='exact'")
+    given = {"epsilon": epsilon, "tolerance": tolerance, "start": start}
+    for name, value in given.items():
+        if method != "sinkhorn" and value is not None:
+            raise InputError(f"{name}: only method='sinkhorn' has it, not {method!r}")
     if method != "exact" and dtype != "auto":
         raise InputError(f"dtype={dtype!r}: only method='exact' has a choice of it")
     a_ND = directions(a, side, "a", normalize=normalize)
@@ -94,6 +110,9 @@ def match(
             progress=progress,
             normalized=normalize,
             dtype=dtype,
+            epsilon=_EPSILON if epsilon is None else epsilon,
+            tolerance=_TOLERANCE if tolerance is None else tolerance,
+            start=start,
             mesh=mesh,
         )
 
@@ -107,6 +126,9 @@ def match_directions(
     progress: Progress,
     normalized: bool = True,
     dtype: str = "auto",
+    epsilon: float = _EPSILON,
+    tolerance: float = _TOLERANCE,
+    start: Matching | None = None,
     mesh: Mesh | None = None,
 ) -> Matching:
     """`match` for rows of one width made by `directions`; `progress` advances by N."""
@@ -119,6 +141,21 @@ def match_directions(
     if method == "max_cosine":
         cosine_N, target_N = row_max(a_ND, b_MD, progress, mesh=mesh)
         return Matching(target_N, cosine_N, None, None, side, method, None)
+    if method == "sinkhorn":
+        # Seconds of imports that nothing else in the package needs.
+        from saejax.matching import entropic
+
+        return entropic.solve(
+            a_ND,
+            b_MD,
+            side=side,
+            method=method,
+            epsilon=epsilon,
+            tolerance=tolerance,
+            start=start,
+            mesh=mesh,
+            progress=progress,
+        )
     return exact.solve(
         a_ND,
         b_MD,

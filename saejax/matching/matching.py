@@ -95,9 +95,10 @@ class Matching:
     """Partners in `b` of the latents of `a`, on one side of the two autoencoders.
 
     A matching made by "exact" or "scipy" maximises the sum of cosines over all matchings that
-    cover the smaller of the two. Its duals fulfil u_i + v_j >= S_ij for every pair, where S is
-    the matrix of cosines, with equality on matched pairs. Where N < M, v is at least 0, and 0
-    on unmatched latents of b; where N > M the same holds for u.
+    cover the smaller of the two; one made by "sinkhorn" comes close. Its duals fulfil
+    u_i + v_j >= S_ij for every pair, where S is the matrix of cosines, in an optimum with equality
+    on matched pairs. Where N < M, v is at least 0, and in an optimum 0 on unmatched latents of b;
+    where N > M the same holds for u.
 
     Attributes:
       target: [N] partner in b; -1 is unmatched, which occurs only when N > M. One to one,
@@ -240,7 +241,8 @@ def save_matchings(path: str | os.PathLike, matchings: dict[str, Matching]) -> N
 
     Parts: `format`; then for each side `<side>/target`, `<side>/cosine`, with duals `<side>/u`
     and `<side>/v`, with an entropic plan `<side>/entropy` and `<side>/expected_cosine`, and
-    `<side>/record`, a JSON object of the method, the certificate and the rest. The file appears whole or not at all; missing directories are made.
+    `<side>/record`, a JSON object of the method, the certificate and the rest. The file appears
+    whole or not at all; missing directories are made.
 
     Args:
       path: The file, in a run `matchings/<hookpoint>/seed<i>-seed<j>.<method>.npz`.

@@ -14,6 +14,45 @@ from saejax.matching.operands import Side
 from saejax.matching.pricing import Kept, top_k
 from saejax.progress import Progress
 
+# Candidates of a row, as many as the exact solver starts from.
+_CANDIDATES = 24
+
+
+def round_plan(
+    rows: Side,
+    columns: Side,
+    f_N: np.ndarray,
+    g_M: np.ndarray,
+    *,
+    mesh: Mesh,
+    progress: Progress,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A one-to-one matching from potentials, and duals that bound the best one.
+
+    Args:
+      rows: The smaller side.
+      columns: The larger side.
+      f_N: Potentials of the rows.
+      g_M: Potentials of the columns.
+      mesh: Devices that share the rows.
+      progress: Advances by the number of rows.
+
+    Returns:
+      Partners [N], u [N] and v [M], with u_i + v_j >= S_ij, and v_j >= 0 where N < M.
+    """
+    # Where N < M the least M - N of the prices are 0, as those of free columns would be.
+    price_M = -g_M.astype(np.float64)
+    num_free = len(columns) - len(rows)
+    price_M -= np.partition(price_M, num_free)[num_free]
+    if num_free:
+        price_M = np.maximum(price_M, 0)
+    kept = top_k(rows, columns, np.arange(len(rows)), price_M, _CANDIDATES, lambda count: None)
+    # In the order of the plan's entries, exp((f_i + g_j - C_ij) / epsilon).
+    target_N = greedy(kept.columns, kept.values + f_N[:, None], len(columns))
+    progress.advance(int((target_N >= 0).sum()))
+    target_N = complete(target_N, rows, columns, mesh=mesh, progress=progress)
+    return target_N, upper_duals(rows, columns, kept, price_M), price_M
+
 
 def upper_duals(
     a: Side, b: Side, kept: Kept, price_M: Float64[np.ndarray, " M"]

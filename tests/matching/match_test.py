@@ -133,6 +133,6 @@ def test_bad_input_is_an_input_error(method):
 
 def test_an_unknown_method_lists_the_known():
     with pytest.raises(
-        InputError, match="method='hungarian': choose one of exact, scipy, max_cosine"
+        InputError, match="method='hungarian': choose one of exact, sinkhorn, scipy, max_cosine"
     ):
         match(rows(2, 0), rows(2, 1), method="hungarian")
