@@ -198,7 +198,9 @@ def _open(path: pathlib.Path) -> Iterator[Any]:
             raise InputError(f"{path}: its part {damaged!r} is damaged; make the file again")
         with np.load(path, allow_pickle=False) as parts:
             if "format" not in parts or str(parts["format"]) != _FORMAT:
-                raise InputError(f"{path}: not a file of format {_FORMAT!r}; match again")
+                raise InputError(
+                    f"{path}: not a file of format {_FORMAT!r}; delete it and match again"
+                )
             yield parts
     except InputError:
         raise
