@@ -249,12 +249,12 @@ def _measure_shares(task: Task) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
+    from saejax.config import MeshConfig
     from saejax.matching import pricing
     from saejax.matching.operands import Side, bucket, pass_dtype
-    from saejax.mesh import DATA
+    from saejax.mesh import make_mesh
 
-    auto = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((len(jax.devices()),), (DATA,), axis_types=auto)
+    mesh = make_mesh(MeshConfig())
     a, b = (Side(x_ND, dtype=pass_dtype(task.dtype), mesh=mesh) for x_ND in task.instance())
     all_rows, prices_M = np.arange(len(a)), np.zeros(len(b))
 

@@ -6,7 +6,7 @@ import os
 import numpy as np
 from jaxtyping import Bool
 
-from saejax.config import MATCH_METHODS, MatchConfig
+from saejax.config import MATCH_METHODS
 from saejax.errors import InputError
 from saejax.matching import Matching, save_matchings
 from saejax.matching.match import match_directions
@@ -193,7 +193,6 @@ def compare(
     made = {
         key + "_max": getattr(maxima_of, key + "_max") for key in SIDES if maxima_of is not None
     }
-    defaults = MatchConfig()
     total = len(SIDES) * len(parts) * len(rows["a", "decoder"])
     with Progress(f"compare, {method}", total=total, unit="latents") as progress:
         for key in SIDES:
@@ -204,8 +203,8 @@ def compare(
                     method=how,
                     side=key,
                     progress=progress,
-                    epsilon=defaults.epsilon if epsilon is None else epsilon,
-                    tolerance=defaults.tolerance if tolerance is None else tolerance,
+                    epsilon=epsilon,
+                    tolerance=tolerance,
                 )
     return Comparison(**made)
 

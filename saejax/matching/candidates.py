@@ -49,11 +49,7 @@ def popularity(x: Side, y: Side) -> Float64[np.ndarray, " M"]:
         mean_M = np.asarray(mean, np.float64)[:num_columns]
         deviation_M = np.asarray(deviation, np.float64)[:num_columns]
         prices = mean_M + np.outer(_DEVIATIONS, deviation_M)
-        # The M - N least popular may stay free; the one above them gets the least price too.
-        num_free = num_columns - num_rows
-        prices -= np.partition(prices, num_free, axis=1)[:, num_free, None]
-        if num_free:
-            prices = np.maximum(prices, 0)
+        prices = with_floor(prices, num_columns - num_rows)
         padding = ((0, 0), (0, len(y.exact) - num_columns))
         padded = np.pad(prices.astype(np.float32), padding, constant_values=np.inf)
         best = np.asarray(
@@ -61,6 +57,15 @@ def popularity(x: Side, y: Side) -> Float64[np.ndarray, " M"]:
         )
     repeats = [np.square(np.bincount(columns.ravel())).sum() for columns in best]
     return prices[int(np.argmin(repeats))]
+
+
+def with_floor(prices: np.ndarray, num_free: int) -> np.ndarray:
+    """Prices [..., M] shifted so that the `num_free` + 1 least are 0, as those of free columns.
+
+    With none free it is the shift alone, which changes nothing that prices decide.
+    """
+    prices = prices - np.partition(prices, num_free)[..., num_free, None]
+    return np.maximum(prices, 0) if num_free else prices
 
 
 @jax.jit

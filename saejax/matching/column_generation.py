@@ -175,7 +175,7 @@ class Problem:
             self._check_exactly(self.a, self.b, open_rows, u_N, v_M)
             self._check_exactly(self.b, self.a, open_columns, v_M, u_N)
             violations = self._violations()
-        gap = float(u_N.sum() + v_M.sum()) - self._primal()
+        gap = float(u_N.sum() + v_M.sum()) - math.fsum(self._matched_products())
         self.progress.advance(0, violations=violations, gap=max(gap, 0.0))
         return violations > 0
 
@@ -184,9 +184,8 @@ class Problem:
         reduced = self.to_int(self.edges.weights) - self.state.price[self.edges.columns]
         return int((reduced > self.state.value[self.edges.rows]).sum())
 
-    def _primal(self) -> float:
-        products = pair_products(self.a, self.b, np.arange(self.num_rows), self.state.target)
-        return math.fsum(products)
+    def _matched_products(self) -> np.ndarray:
+        return pair_products(self.a, self.b, np.arange(self.num_rows), self.state.target)
 
     def _add(self, x: Side, x_rows: np.ndarray, y_rows: np.ndarray) -> None:
         self.edges.add(*((x_rows, y_rows) if x is self.a else (y_rows, x_rows)))
@@ -240,7 +239,6 @@ class Problem:
 
     def result(self, side: str, method: str, normalized: bool, start: float) -> Matching:
         """The matching, its duals in float64 and their certificate."""
-        target_N = self.state.target
         v_M = self.to_float(self.state.price)
         reduced = self.edges.weights - v_M[self.edges.columns]
         first = np.searchsorted(self.edges.rows, np.arange(self.num_rows))
@@ -249,10 +247,9 @@ class Problem:
         u_N = np.where(self.excess > 0, np.maximum(u_N, excess_N), u_N)
         # Rounded up, so that u_i + v_j >= S_ij and the dual is a true bound.
         u_N = np.nextafter(u_N, np.inf)
-        product_N = pair_products(self.a, self.b, np.arange(self.num_rows), target_N)
         return certify(
-            target_N,
-            product_N,
+            self.state.target,
+            self._matched_products(),
             (u_N, v_M),
             None if normalized else (self.a.norms, self.b.norms),
             side=side,

@@ -44,7 +44,7 @@ def solve(
 
     S_ij is the real inner product of the given float32 rows. Weights of edges are float64
     products, within D 2^-53 |a_i||b_j| of it; of all other pairs it is proven that
-    S_ij <= u_i + v_j, with the rounding of the pass accounted for (`pricing.error_bounds`).
+    S_ij <= u_i + v_j, with the rounding of the pass accounted for (`operands.error_bounds`).
     Of equally good matchings one is returned.
 
     Time: 1.1 to 1.2 passes over S on trained autoencoders, each N M D multiplications spread

@@ -1,23 +1,21 @@
 """Matching of two autoencoders, by any of the methods. N, M: latents, D: width."""
 
-import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from jaxtyping import Float32
 
-from saejax.config import MATCH_METHODS, MatchConfig
+from saejax.config import MATCH_METHODS, MatchConfig, MeshConfig
 from saejax.errors import InputError
 from saejax.matching import dense, exact
 from saejax.matching.matching import Matching
 from saejax.matching.operands import check_products, pass_dtype
 from saejax.matching.similarity import Source, check_widths, directions, row_max
-from saejax.mesh import DATA
+from saejax.mesh import make_mesh
 from saejax.progress import Progress
 
 # Those of a run are one to one; row maxima are not, and every run has them as its baseline.
 METHODS = (*MATCH_METHODS, "max_cosine")
 PASS_DTYPES = ("auto", "float32", "bfloat16")
-_EPSILON, _TOLERANCE = MatchConfig().epsilon, MatchConfig().tolerance
 
 
 def match(
@@ -110,8 +108,8 @@ def match(
             progress=progress,
             normalized=normalize,
             dtype=dtype,
-            epsilon=_EPSILON if epsilon is None else epsilon,
-            tolerance=_TOLERANCE if tolerance is None else tolerance,
+            epsilon=epsilon,
+            tolerance=tolerance,
             start=start,
             mesh=mesh,
         )
@@ -126,8 +124,8 @@ def match_directions(
     progress: Progress,
     normalized: bool = True,
     dtype: str = "auto",
-    epsilon: float = _EPSILON,
-    tolerance: float = _TOLERANCE,
+    epsilon: float | None = None,
+    tolerance: float | None = None,
     start: Matching | None = None,
     mesh: Mesh | None = None,
 ) -> Matching:
@@ -137,7 +135,7 @@ def match_directions(
             a_ND, b_MD, side=side, method=method, normalized=normalized, progress=progress
         )
     if mesh is None:
-        mesh = jax.make_mesh((len(jax.devices()),), (DATA,), axis_types=(AxisType.Auto,))
+        mesh = make_mesh(MeshConfig())
     if method == "max_cosine":
         cosine_N, target_N = row_max(a_ND, b_MD, progress, mesh=mesh)
         return Matching(target_N, cosine_N, None, None, side, method, None)
@@ -150,8 +148,8 @@ def match_directions(
             b_MD,
             side=side,
             method=method,
-            epsilon=epsilon,
-            tolerance=tolerance,
+            epsilon=MatchConfig().epsilon if epsilon is None else epsilon,
+            tolerance=MatchConfig().tolerance if tolerance is None else tolerance,
             start=start,
             mesh=mesh,
             progress=progress,

@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float32, Float64
 
+from saejax.config import MeshConfig
 from saejax.errors import InputError
+from saejax.mesh import make_mesh
 
 # Where Linux lists what the CPU can do; absent elsewhere.
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -104,7 +106,7 @@ def host_or_gpu() -> Any:
 def on_one_device() -> Iterator[None]:
     """Computations here run on `host_or_gpu` alone, whatever mesh the caller has set."""
     device = host_or_gpu()
-    mesh = Mesh(np.array([device]), ("data",), axis_types=(AxisType.Auto,))
+    mesh = make_mesh(MeshConfig(), devices=[device])
     with jax.default_device(device), jax.set_mesh(mesh):
         yield
 

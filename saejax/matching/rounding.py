@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float64
 
 from saejax.matching import exact
-from saejax.matching.candidates import pair_products
+from saejax.matching.candidates import pair_products, with_floor
 from saejax.matching.operands import Side
 from saejax.matching.pricing import Kept, top_k
 from saejax.progress import Progress
@@ -40,12 +40,7 @@ def round_plan(
     Returns:
       Partners [N], u [N] and v [M], with u_i + v_j >= S_ij, and v_j >= 0 where N < M.
     """
-    # Where N < M the least M - N of the prices are 0, as those of free columns would be.
-    price_M = -g_M.astype(np.float64)
-    num_free = len(columns) - len(rows)
-    price_M -= np.partition(price_M, num_free)[num_free]
-    if num_free:
-        price_M = np.maximum(price_M, 0)
+    price_M = with_floor(-g_M.astype(np.float64), len(columns) - len(rows))
     kept = top_k(rows, columns, np.arange(len(rows)), price_M, _CANDIDATES, lambda count: None)
     # In the order of the plan's entries, exp((f_i + g_j - C_ij) / epsilon).
     target_N = greedy(kept.columns, kept.values + f_N[:, None], len(columns))

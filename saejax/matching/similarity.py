@@ -137,7 +137,7 @@ def check_widths(a_ND: Float[np.ndarray, "N D"], b_MD: Float[np.ndarray, "M E"])
 def row_products(
     a_ND: Float32[np.ndarray, "N D"], b_ND: Float32[np.ndarray, "N D"]
 ) -> Float64[np.ndarray, " N"]:
-    """Row by row products of unit rows, sum_d a_id b_id, in float64 and not clipped.
+    """Row by row products, sum_d a_id b_id, in float64 and not clipped.
 
     Memory: two float64 copies of 1,024 rows.
     """

@@ -2,17 +2,18 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saejax.config import MeshConfig
 from saejax.matching.candidates import Edges, pair_products, popularity
 from saejax.matching.operands import Side
+from saejax.mesh import make_mesh
 
 
 def sides(a, b):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = make_mesh(MeshConfig())
     return [Side(np.float32(x), dtype=jnp.dtype(jnp.float32), mesh=mesh) for x in (a, b)]
 
 

@@ -59,15 +59,9 @@ def contract(a, b, matching: Matching, normalize: bool = True) -> None:
     assert verify(a, b, matching) <= 1e-14 * scale
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def check_optimal() -> Callable[..., None]:
     """Raises unless a matching is all that an exact one promises, from the dense matrix."""
-    return contract
-
-
-@pytest.fixture(scope="session")
-def check_optimal_of() -> Callable[..., None]:
-    """The same for tests of hypothesis, which run one fixture with many examples."""
     return contract
 
 

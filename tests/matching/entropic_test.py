@@ -12,10 +12,12 @@ from ott.geometry.geometry import Geometry
 from ott.problems.linear.linear_problem import LinearProblem
 from ott.solvers.linear.sinkhorn import Sinkhorn
 
+from saejax.config import MeshConfig
 from saejax.errors import InputError
 from saejax.matching import Matching, match, verify
 from saejax.matching.similarity import directions
 from saejax.matching.transport import transport
+from saejax.mesh import make_mesh
 
 
 @pytest.fixture
@@ -26,12 +28,7 @@ def allow_promotion():
 
 
 def mesh(count=8):
-    return jax.make_mesh(
-        (count,),
-        ("data",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.devices()[:count],
-    )
+    return make_mesh(MeshConfig(), devices=jax.devices()[:count])
 
 
 def entropic(a, b, epsilon, **options) -> Any:

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from saejax.config import MeshConfig
 from saejax.errors import InputError
 from saejax.matching import column_generation, match, sparse_lap, verify
 from saejax.matching.verify import VerificationError
+from saejax.mesh import make_mesh
 
 # What bfloat16 keeps of a float32; the certificate has to be about the float32 all the same.
 DTYPES = ("float32", "bfloat16")
@@ -73,9 +75,9 @@ def instances(draw):
 
 @settings(max_examples=60)
 @given(instances(), st.sampled_from(DTYPES))
-def test_every_small_instance_is_solved_and_certified(check_optimal_of, instance, dtype):
+def test_every_small_instance_is_solved_and_certified(check_optimal, instance, dtype):
     a, b = instance
-    check_optimal_of(a, b, solved(a, b, dtype=dtype))
+    check_optimal(a, b, solved(a, b, dtype=dtype))
 
 
 @pytest.mark.parametrize("width", [2, 3, 24])
@@ -120,12 +122,7 @@ def test_one_device_equals_eight(make_pair, shape):
     a, b = make_pair(*shape, 16)
     results = []
     for count in (1, 8):
-        mesh = jax.make_mesh(
-            (count,),
-            ("data",),
-            axis_types=(jax.sharding.AxisType.Auto,),
-            devices=jax.devices()[:count],
-        )
+        mesh = make_mesh(MeshConfig(), devices=jax.devices()[:count])
         results.append(solved(a, b, mesh=mesh))
     np.testing.assert_array_equal(results[0].target, results[1].target)
     np.testing.assert_array_equal(results[0].u, results[1].u)

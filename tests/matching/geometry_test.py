@@ -9,8 +9,10 @@ from ott.geometry.geometry import Geometry
 from ott.problems.linear.linear_problem import LinearProblem
 from ott.solvers.linear.sinkhorn import Sinkhorn
 
+from saejax.config import MeshConfig
 from saejax.matching import geometry as geometry_lib
 from saejax.matching.geometry import make_geometry, row_summaries
+from saejax.mesh import make_mesh
 
 
 @pytest.fixture
@@ -21,12 +23,7 @@ def allow_promotion():
 
 
 def mesh(count=8):
-    return jax.make_mesh(
-        (count,),
-        ("data",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.devices()[:count],
-    )
+    return make_mesh(MeshConfig(), devices=jax.devices()[:count])
 
 
 def units(num, seed, width=6):

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saejax.config import MeshConfig
 from saejax.errors import InputError
 from saejax.matching import match, verify
 from saejax.matching.match import METHODS
+from saejax.mesh import make_mesh
 
 
 class Weights(NamedTuple):
@@ -90,7 +92,7 @@ def test_jax_arrays_and_a_mesh_change_nothing():
     a, b = rows(20, 0).astype(np.float32), rows(20, 1).astype(np.float32)
     for method in METHODS:
         expected = match(a, b, method=method)
-        mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        mesh = make_mesh(MeshConfig())
         with jax.set_mesh(mesh):
             sharded = jax.device_put(
                 a[:16], jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saejax.config import MeshConfig
 from saejax.matching import operands
 from saejax.matching.operands import Side, bucket, pass_dtype, row_norms
+from saejax.mesh import make_mesh
 
 
 def mesh():
-    return jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return make_mesh(MeshConfig())
 
 
 @given(st.integers(1, 2**22), st.sampled_from([1, 2, 8, 32]))

@@ -8,20 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from saejax.config import MeshConfig
 from saejax.matching import pricing
 from saejax.matching.operands import Side, error_bounds
 from saejax.matching.pricing import top_k, two_level_top_k
+from saejax.mesh import make_mesh
 
 DTYPES = (jnp.float32, jnp.bfloat16)
 
 
 def mesh(count=8):
-    return jax.make_mesh(
-        (count,),
-        ("data",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.devices()[:count],
-    )
+    return make_mesh(MeshConfig(), devices=jax.devices()[:count])
 
 
 def sides(a, b, dtype=jnp.float32, count=8):

@@ -1,15 +1,16 @@
 """Greedy rounding against the plain loop, and bounds against the dense maximum."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saejax.config import MeshConfig
 from saejax.matching.operands import Side
 from saejax.matching.pricing import top_k
 from saejax.matching.rounding import greedy, upper_duals
+from saejax.mesh import make_mesh
 
 
 def one_by_one(columns, values):
@@ -36,7 +37,7 @@ def test_greedy_takes_the_largest_first(seed, num_rows, k):
 
 @pytest.mark.parametrize("k", [1, 3, 40])
 def test_duals_bound_every_pair_and_closely(k):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = make_mesh(MeshConfig())
     rng = np.random.default_rng(0)
     a, b = (
         Side(rng.normal(size=(n, 5)).astype(np.float32), dtype=jnp.dtype(jnp.float32), mesh=mesh)

@@ -3,7 +3,6 @@
 import warnings
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from saejax.config import MeshConfig
 from saejax.errors import InputError
 from saejax.matching import similarity
 from saejax.matching.similarity import check_widths, directions, row_max, row_products
+from saejax.mesh import make_mesh
 from saejax.progress import Progress
 
 
@@ -35,7 +36,7 @@ def naive_unit(x):
 
 
 def mesh():
-    return jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return make_mesh(MeshConfig())
 
 
 def progress(total):
