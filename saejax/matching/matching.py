@@ -22,7 +22,7 @@ SIDES = ("decoder", "encoder")
 
 # Written into every file; the number changes with the layout.
 _FORMAT = "saejax matching 2"
-_SOFT_ARRAYS = ("entropy", "expected_cosine")
+_SOFT_ARRAYS = ("entropy", "expected_cosine", "likeliest", "weight")
 _ARRAYS = {"target": np.int32, "cosine": np.float32, "u": np.float64, "v": np.float64}
 
 
@@ -66,21 +66,29 @@ class Soft:
       entropy: [N] of the latent's row of the plan, divided by its sum, in nats: 0 for one sure
         partner, log m for m equally good ones.
       expected_cosine: [N] mean cosine with the partners, weighted by the plan.
+      likeliest: [N] partner with the largest entry in the plan; not one to one.
+      weight: [N] that entry's part of the row.
+      num_sure: Latents whose partner the plan decided; others were matched exactly.
       epsilon: Regularisation of the plan.
       tolerance: Error below which the iteration counts as converged.
       error: Sum of absolute differences between the plan's marginals and the given ones.
       converged: Whether the error fell below the tolerance.
-      iterations: Of the solver.
+      iterations: Of the solver, on all pairs.
+      candidate_iterations: Of the solver, on the candidates before.
       geometry: How it held the similarities: "stored float32", "stored bfloat16" or "streamed".
     """
 
     entropy: Float32[np.ndarray, " N"]
     expected_cosine: Float32[np.ndarray, " N"]
+    likeliest: Int32[np.ndarray, " N"]
+    weight: Float32[np.ndarray, " N"]
+    num_sure: int
     epsilon: float
     tolerance: float
     error: float
     converged: bool
     iterations: int
+    candidate_iterations: int
     geometry: str
 
     @property

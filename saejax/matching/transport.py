@@ -13,26 +13,29 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Float32
+from ott.geometry.geometry import Geometry
 from ott.problems.linear.linear_problem import LinearProblem
-from ott.solvers.linear.acceleration import Momentum
 from ott.solvers.linear.sinkhorn import Sinkhorn
 
 from saejax.errors import InputError
-from saejax.matching.geometry import CosineGeometry, make_geometry, row_summaries
+from saejax.matching.candidate_geometry import candidate_geometry
+from saejax.matching.geometry import RowSummaries, make_geometry, row_summaries
+from saejax.matching.operands import Side, on_one_device
 
-# Iterations between two looks at the error, which cost half of one.
-_INNER_ITERATIONS = 10
 # Epsilon falls by this from one stage to the next, from this on, if it is to be small. Potentials
 # of the larger one start the smaller.
 _STAGE_RATIO, _FIRST_EPSILON = 10**-0.5, 0.1
 # Error at which a stage before the last hands over, and its most iterations.
 _STAGE_ERROR, _STAGE_ITERATIONS = 0.1, 50
+# Of the last stage on the candidates, whose error is a part of that on all pairs.
+_CANDIDATE_ERROR, _CANDIDATE_ITERATIONS = 0.25, 300
+# Iterations between two looks at the error, which cost half of one: on the candidates, where they
+# are cheap, and on all pairs, where few are needed.
+_CANDIDATE_LOOK, _LOOK = 10, 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,11 +49,12 @@ class Transport:
       error: Sum of the absolute differences between the plan's marginal and q; for unbalanced
         problems the 1-norm of the gradient of the dual.
       tolerance: What the error was to fall below.
-      iterations: Of both potentials, in all stages.
+      iterations: Of both potentials, on all pairs.
+      candidate_iterations: On the candidates, in all stages.
       geometry: How it held the similarities: "stored float32", "stored bfloat16" or "streamed".
-      entropy: [N] of each row of the plan divided by its sum, in nats.
-      expected_cosine: [N] mean cosine of a row's partners, weighted by the plan.
-      stored_bytes: Of the similarities, over all devices; 0 if streamed.
+      summaries: Of each row of the plan.
+      passes: How often each similarity was computed.
+      num_bytes: Of the stored similarities and of the candidates.
     """
 
     f: np.ndarray
@@ -59,10 +63,11 @@ class Transport:
     error: float
     tolerance: float
     iterations: int
+    candidate_iterations: int
     geometry: str
-    entropy: np.ndarray
-    expected_cosine: np.ndarray
-    stored_bytes: int
+    summaries: RowSummaries
+    passes: float
+    num_bytes: int
 
     @property
     def converged(self) -> bool:
@@ -70,110 +75,150 @@ class Transport:
         return self.error < self.tolerance
 
 
-def transport(
-    a_ND: Float32[np.ndarray, "N D"],
-    b_MD: Float32[np.ndarray, "M D"],
+def sinkhorn(
+    a: Side,
+    b: Side,
     *,
     epsilon: float,
     tolerance: float,
     max_iterations: int,
-    mesh: Mesh,
     memory_bytes: int,
-    momentum: float = 1.0,
     start: tuple[np.ndarray, np.ndarray] | None = None,
     marginals: tuple[np.ndarray, np.ndarray] | None = None,
     tau: tuple[float, float] = (1.0, 1.0),
-    on_iterations: Callable[[int, float], None] = lambda count, error: None,
+    report: Callable[..., None] = lambda **notes: None,
 ) -> Transport:
     """Solves the entropic problem by Sinkhorn's iteration in the log domain.
 
-    Cost: an iteration is two readings of the stored similarities, or 2 N M D multiplications;
-    see `make_geometry`. Memory: `memory_bytes` a device, or a and b and a tile of 32 MiB.
+    Nearly all mass of the plan lies on a few candidates of each latent. The iteration runs on
+    these first, in stages of falling epsilon, and then from there on all pairs, where it is near
+    its end at once and where alone the error is measured.
+
+    Cost: two passes over the similarities for the candidates; each iteration on all pairs is two
+    more, or two readings of the stored similarities; see `make_geometry`. Memory: `memory_bytes`
+    a device or a tile of 32 MiB, the sides, and 20 bytes for each of some 100 (N + M) candidates.
 
     Args:
-      a_ND: Unit rows.
-      b_MD: Unit rows of the same width.
+      a: Unit rows.
+      b: Unit rows of the same width.
       epsilon: Regularisation, above 0. Cosines are in [-1, 1]; 0.1 blurs most of what is not
         shared, 0.001 is close to a permutation.
       tolerance: Error at which to stop, between 0 and 2; see `Transport`.
-      max_iterations: When to stop at the latest, all stages counted.
-      mesh: Devices that share the rows.
+      max_iterations: On all pairs, when to stop at the latest.
       memory_bytes: Most bytes of stored similarities on a device.
-      momentum: Over-relaxation in [1, 2); 1 is the plain iteration.
       start: Potentials f [N] and g [M] to start from, without stages of larger epsilon.
       marginals: p [N] and q [M], positive and of equal sums; uniform by default.
       tau: Below 1 a marginal need not be met: tau = rho / (rho + epsilon), where deviations
         cost rho times their Kullback-Leibler divergence.
-      on_iterations: Called with the number of new iterations, and the error.
+      report: Called now and then with the stage, and what there is to say of it.
 
     Raises:
-      InputError: For an epsilon, tolerance, momentum, tau or marginals outside these ranges.
+      InputError: For an epsilon, tolerance, tau or marginals outside these ranges.
     """
-    p_N, q_M = _check(a_ND, b_MD, epsilon, tolerance, momentum, marginals, tau)
-    geometry, name = make_geometry(
-        a_ND, b_MD, epsilon=epsilon, memory_bytes=memory_bytes, mesh=mesh
-    )
+    problem = _check(a, b, epsilon, tolerance, marginals, tau)
     stages = [epsilon]
-    if start is None:
-        f, g = jnp.zeros(len(a_ND)), jnp.zeros(len(b_MD))
-        while stages[0] < _FIRST_EPSILON * 0.99:
-            stages.insert(0, min(stages[0] / _STAGE_RATIO, _FIRST_EPSILON))
-    else:
-        f, g = (jnp.asarray(x, jnp.float32) for x in start)
-    done, error = 0, math.inf
-    for stage in stages:
-        last = stage == epsilon
-        goal = tolerance if last else max(tolerance, _STAGE_ERROR)
-        allowed = max_iterations if last else min(max_iterations, done + _STAGE_ITERATIONS)
-        error = math.inf
-        while done < allowed and not error < goal:
-            # ott relies on ranks being promoted, which a caller may have forbidden.
-            with jax.set_mesh(mesh), jax.numpy_rank_promotion("allow"):
-                f, g, found = _advance(
-                    geometry.with_epsilon(stage), p_N, q_M, f, g, tau=tau, momentum=momentum
-                )
-            error = float(found)
-            if not math.isfinite(error):
-                raise InputError(
-                    f"epsilon={stage:g}, momentum={momentum:g}: the iteration diverges; take a "
-                    "larger epsilon or a smaller momentum"
-                )
-            done += _INNER_ITERATIONS
-            on_iterations(_INNER_ITERATIONS, error)
-    with jax.set_mesh(mesh):
-        entropy_N, expected_N = row_summaries(geometry, g, epsilon)
+    while start is None and stages[0] < _FIRST_EPSILON * 0.99:
+        stages.insert(0, min(stages[0] / _STAGE_RATIO, _FIRST_EPSILON))
+    few, potentials = candidate_geometry(
+        a, b, start, epsilon, lambda count: report(stage="candidates")
+    )
+    point = _Point(*(np.asarray(x, np.float32) for x in potentials))
+    advance = partial(_iterate, problem=problem, tau=tau)
+    with on_one_device():
+        for stage in stages:
+            last = stage == epsilon
+            point = advance(
+                few.with_epsilon(stage),
+                point,
+                goal=_CANDIDATE_ERROR * tolerance if last else _STAGE_ERROR,
+                most=_CANDIDATE_ITERATIONS if last else _STAGE_ITERATIONS,
+                look=_CANDIDATE_LOOK,
+                report=partial(report, stage="candidates"),
+            )
+    geometry, name = make_geometry(
+        a.rows, b.rows, epsilon=epsilon, memory_bytes=memory_bytes, mesh=a.mesh
+    )
+    with jax.set_mesh(a.mesh):
+        full = advance(
+            geometry,
+            _Point(point.f, point.g),
+            goal=tolerance,
+            most=max_iterations,
+            look=_LOOK,
+            report=partial(report, stage="all pairs"),
+        )
+        summaries = row_summaries(geometry, full.f, full.g, epsilon)
     return Transport(
-        f=np.asarray(f),
-        g=np.asarray(g),
+        f=full.f,
+        g=full.g,
         epsilon=epsilon,
-        error=error,
+        error=full.error,
         tolerance=tolerance,
-        iterations=done,
+        iterations=full.iterations,
+        candidate_iterations=point.iterations,
         geometry=name,
-        entropy=entropy_N,
-        expected_cosine=expected_N,
-        stored_bytes=0 if geometry.stored is None else geometry.stored.nbytes,
+        summaries=summaries,
+        # Two for the candidates, one for the summaries, two an iteration and one a look.
+        passes=3
+        + (1 if geometry.stored is not None else 2 * full.iterations + full.iterations / _LOOK),
+        num_bytes=(0 if geometry.stored is None else geometry.stored.nbytes)
+        + sum(x.nbytes for x in jax.tree.leaves(few)),
     )
 
 
-@partial(jax.jit, static_argnames=("tau", "momentum"))
+class _Point(NamedTuple):
+    """Where the iteration stands; on the host, since its two parts run on different devices."""
+
+    f: np.ndarray
+    g: np.ndarray
+    error: float = math.inf
+    iterations: int = 0
+
+
+def _iterate(
+    geometry: Geometry,
+    point: _Point,
+    *,
+    problem: tuple[np.ndarray, np.ndarray],
+    tau: tuple[float, float],
+    goal: float,
+    most: int,
+    look: int,
+    report: Callable[..., None],
+) -> _Point:
+    """Iterates until the error is below the goal, or `most` times."""
+    f, g, error, done = point.f, point.g, math.inf, 0
+    while done < most and not error < goal:
+        # ott relies on ranks being promoted, which a caller may have forbidden.
+        with jax.numpy_rank_promotion("allow"):
+            f, g, found = _advance(geometry, *problem, f, g, tau=tau, iterations=look)
+        error = float(found)
+        if not math.isfinite(error):
+            raise InputError(
+                f"epsilon={geometry.epsilon:g}: the iteration diverges; take a larger epsilon"
+            )
+        done += look
+        report(iterations=str(point.iterations + done), error=error)
+    return _Point(np.asarray(f), np.asarray(g), error, point.iterations + done)
+
+
+@partial(jax.jit, static_argnames=("tau", "iterations"))
 def _advance(
-    geometry: CosineGeometry,
+    geometry: Geometry,
     p_N: jax.Array,
     q_M: jax.Array,
     f_N: jax.Array,
     g_M: jax.Array,
     *,
     tau: tuple[float, float],
-    momentum: float,
+    iterations: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Ten iterations from given potentials, and the error after them."""
+    """Some iterations from given potentials, and the error after them."""
     solver = Sinkhorn(
         threshold=0.0,
-        inner_iterations=_INNER_ITERATIONS,
-        min_iterations=_INNER_ITERATIONS,
-        max_iterations=_INNER_ITERATIONS,
-        momentum=Momentum(value=momentum),
+        inner_iterations=iterations,
+        min_iterations=iterations,
+        max_iterations=iterations,
     )
     problem = LinearProblem(geometry, p_N, q_M, tau_a=tau[0], tau_b=tau[1])
     found = solver(problem, init=(f_N, g_M))
@@ -182,26 +227,23 @@ def _advance(
 
 
 def _check(
-    a_ND: np.ndarray,
-    b_MD: np.ndarray,
+    a: Side,
+    b: Side,
     epsilon: float,
     tolerance: float,
-    momentum: float,
     marginals: tuple[np.ndarray, np.ndarray] | None,
     tau: tuple[float, float],
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[np.ndarray, np.ndarray]:
     """The marginals, or an `InputError`."""
     if not (epsilon > 0 and math.isfinite(epsilon)):
         raise InputError(f"epsilon={epsilon}: must be above 0, as 0.01; for 0 use method='exact'")
     if not 0 < tolerance < 2:
         raise InputError(f"tolerance={tolerance}: the error is in [0, 2]; take 0.001, say")
-    if not 1 <= momentum < 2:
-        raise InputError(f"momentum={momentum}: must be in [1, 2); 1 is the plain iteration")
     if not all(0 < t <= 1 for t in tau):
         raise InputError(f"tau={tau}: each must be above 0 and at most 1, which means met exactly")
     if marginals is None:
-        return _uniform(len(a_ND)), _uniform(len(b_MD))
-    for name, marginal, rows in zip("pq", marginals, (a_ND, b_MD), strict=True):
+        return _uniform(len(a)), _uniform(len(b))
+    for name, marginal, rows in zip("pq", marginals, (a, b), strict=True):
         if marginal.shape != (len(rows),) or not (marginal > 0).all():
             raise InputError(
                 f"marginal {name}: needs {len(rows)} positive weights, has shape {marginal.shape}"
@@ -214,8 +256,8 @@ def _check(
             f"the marginals have different masses, {sums[0]:.9g} and {sums[1]:.9g}; scale them "
             "to the same, or let tau be below 1"
         )
-    return jnp.asarray(marginals[0], jnp.float32), jnp.asarray(marginals[1], jnp.float32)
+    return marginals[0].astype(np.float32), marginals[1].astype(np.float32)
 
 
-def _uniform(num: int) -> jax.Array:
-    return jnp.full(num, 1 / num, jnp.float32)
+def _uniform(num: int) -> np.ndarray:
+    return np.full(num, 1 / num, np.float32)

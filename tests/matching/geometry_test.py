@@ -82,12 +82,16 @@ def test_summaries_of_rows(count, monkeypatch):
     a, b = units(41, 0), units(50, 1)
     g = np.random.default_rng(2).normal(size=50).astype(np.float32) / 5
     ours, _ = make_geometry(a, b, epsilon=0.05, memory_bytes=0, mesh=mesh(count))
-    entropy, cosine = row_summaries(ours, jnp.asarray(g), 0.05)
+    f = np.random.default_rng(3).normal(size=41).astype(np.float32) / 5
+    found = row_summaries(ours, f, g, 0.05)
     similarity = a.astype(np.float64) @ b.astype(np.float64).T
-    plan = np.exp((similarity + g[None]) / 0.05)
+    plan = np.exp((f[:, None] + g[None] + similarity - 1) / 0.05)
+    np.testing.assert_allclose(found.mass, plan.sum(axis=1), rtol=1e-4)
     plan /= plan.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(entropy, -(plan * np.log(plan)).sum(axis=1), atol=1e-4)
-    np.testing.assert_allclose(cosine, (plan * similarity).sum(axis=1), atol=1e-5)
+    np.testing.assert_allclose(found.entropy, -(plan * np.log(plan)).sum(axis=1), atol=1e-4)
+    np.testing.assert_allclose(found.expected_cosine, (plan * similarity).sum(axis=1), atol=1e-5)
+    np.testing.assert_array_equal(found.likeliest, plan.argmax(axis=1))
+    np.testing.assert_allclose(found.weight, plan.max(axis=1), rtol=1e-4)
 
 
 def test_the_gradient_of_the_entropic_cost(monkeypatch, allow_promotion):

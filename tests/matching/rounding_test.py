@@ -13,12 +13,14 @@ from saejax.matching.rounding import greedy, upper_duals
 from saejax.mesh import make_mesh
 
 
-def one_by_one(columns, values):
+def one_by_one(columns, values, at_least):
     """The largest value first, in a loop."""
     target, taken = np.full(len(columns), -1), set()
     order = np.argsort(-values.ravel(), kind="stable")
     for entry in order:
         row, slot = divmod(int(entry), columns.shape[1])
+        if values[row, slot] < at_least:
+            break
         if target[row] < 0 and columns[row, slot] not in taken:
             target[row] = columns[row, slot]
             taken.add(columns[row, slot])
@@ -26,13 +28,21 @@ def one_by_one(columns, values):
 
 
 @settings(max_examples=100)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 6))
-def test_greedy_takes_the_largest_first(seed, num_rows, k):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 30),
+    st.integers(1, 6),
+    st.sampled_from([-np.inf, -1.0, 0.0, 9.0]),
+)
+def test_greedy_takes_the_largest_first(seed, num_rows, k, at_least):
     rng = np.random.default_rng(seed)
     num_columns = num_rows + int(rng.integers(0, 5)) + k
     columns = np.stack([rng.permutation(num_columns)[:k] for _ in range(num_rows)])
     values = rng.normal(size=columns.shape).astype(np.float32)
-    np.testing.assert_array_equal(greedy(columns, values, num_columns), one_by_one(columns, values))
+    np.testing.assert_array_equal(
+        greedy(columns, values, num_columns, at_least=at_least),
+        one_by_one(columns, values, at_least),
+    )
 
 
 @pytest.mark.parametrize("k", [1, 3, 40])
