@@ -15,6 +15,7 @@ ORDER = (
     "files",
     "config",
     "progress",
+    "memory",
     "sources",
     "rundir",
     "mesh",

@@ -4,12 +4,10 @@ matching.py starts it for every `Task`, so that one solver's memory is not count
 and one that dies takes nothing with it. T: rows in a tile, C: columns in a chunk.
 """
 
-import ctypes
 import dataclasses
 import json
 import math
 import os
-import resource
 import signal
 import statistics
 import subprocess
@@ -22,6 +20,8 @@ from typing import Any
 import numpy as np
 from instances import planted_pair
 from jaxtyping import Float32
+
+from saejax.memory import PeakMemory
 
 # Calls that take longer are not repeated.
 _ONCE_SECONDS = 20.0
@@ -150,43 +150,6 @@ SOLVERS = {"saejax": _saejax, "scipy": _scipy, "lapx": _lapx, "optax": _optax}
 _COMPILED = ("saejax", "optax", SHARES)
 
 
-class _Memory:
-    """Most memory held since the object was made, above what was held then."""
-
-    def __init__(self):
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "malloc_trim"):
-            libc.malloc_trim(0)  # Memory freed but kept would hide what is taken next.
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-            self._linux, self._before = True, _status_bytes("VmRSS")
-        except OSError:
-            # Without /proc only the peak since the start can be read, making the rows included.
-            self._linux, self._before = False, _peak_so_far()
-
-    def host_bytes(self) -> int:
-        """Of this process."""
-        peak = _status_bytes("VmHWM") if self._linux else _peak_so_far()
-        return max(peak - self._before, 0)
-
-    def device_bytes(self) -> int:
-        """On accelerators; 0 on a CPU, whose arrays are the process's."""
-        if (jax := sys.modules.get("jax")) is None:
-            return 0
-        stats = [device.memory_stats() for device in jax.local_devices()]
-        return sum(s["peak_bytes_in_use"] for s in stats if s)
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
-
-
-def _peak_so_far() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def _lacking(task: Task) -> str:
     """Why a dense matrix does not fit; empty where it does, or nobody knows."""
     memory = Path("/proc/meminfo")
@@ -231,7 +194,7 @@ def _measure(task: Task) -> dict[str, Any]:
     def call() -> None:
         found[:] = [solve(a_ND, b_MD)]
 
-    memory = _Memory()
+    memory = PeakMemory()
     cold, warm = _cold_and_warm(call, task)
     host_bytes, device_bytes = memory.host_bytes(), memory.device_bytes()
     target_N, figures = found[0]

@@ -32,7 +32,13 @@ _STAGE_RATIO, _FIRST_EPSILON = 10**-0.5, 0.1
 # Error at which a stage before the last hands over, and its most iterations.
 _STAGE_ERROR, _STAGE_ITERATIONS = 0.1, 50
 # Of the last stage on the candidates, whose error is a part of that on all pairs.
-_CANDIDATE_ERROR, _CANDIDATE_ITERATIONS = 0.25, 300
+_CANDIDATE_ERROR, _CANDIDATE_ITERATIONS = 0.25, 1000
+# The candidates may have no plan with the marginals; the error then falls by less than this from
+# one look to the next.
+_STALLED = 0.99
+# On all pairs, where the error falls by less than half from one look to the next, other candidates
+# are sought from where it stands, up to this number of times in all.
+_SLOW, _ROUNDS = 0.5, 4
 # Iterations between two looks at the error, which cost half of one: on the candidates, where they
 # are cheap, and on all pairs, where few are needed.
 _CANDIDATE_LOOK, _LOOK = 10, 2
@@ -92,11 +98,13 @@ def sinkhorn(
 
     Nearly all mass of the plan lies on a few candidates of each latent. The iteration runs on
     these first, in stages of falling epsilon, and then from there on all pairs, where it is near
-    its end at once and where alone the error is measured.
+    its end at once and where alone the error is measured. Where it is not, the potentials found
+    point out better candidates.
 
-    Cost: two passes over the similarities for the candidates; each iteration on all pairs is two
-    more, or two readings of the stored similarities; see `make_geometry`. Memory: `memory_bytes`
-    a device or a tile of 32 MiB, the sides, and 20 bytes for each of some 100 (N + M) candidates.
+    Cost: two passes over the similarities for candidates, once to four times; each iteration on
+    all pairs is two more, or two readings of the stored similarities; see `make_geometry`. Memory:
+    `memory_bytes` a device or a tile of 32 MiB, the sides, and 20 bytes for each of some
+    100 (N + M) candidates.
 
     Args:
       a: Unit rows.
@@ -116,54 +124,70 @@ def sinkhorn(
       InputError: For an epsilon, tolerance, tau or marginals outside these ranges.
     """
     problem = _check(a, b, epsilon, tolerance, marginals, tau)
-    stages = [epsilon]
-    while start is None and stages[0] < _FIRST_EPSILON * 0.99:
-        stages.insert(0, min(stages[0] / _STAGE_RATIO, _FIRST_EPSILON))
-    few, potentials = candidate_geometry(
-        a, b, start, epsilon, lambda count: report(stage="candidates")
-    )
-    point = _Point(*(np.asarray(x, np.float32) for x in potentials))
-    advance = partial(_iterate, problem=problem, tau=tau)
-    with on_one_device():
-        for stage in stages:
-            last = stage == epsilon
-            point = advance(
-                few.with_epsilon(stage),
-                point,
-                goal=_CANDIDATE_ERROR * tolerance if last else _STAGE_ERROR,
-                most=_CANDIDATE_ITERATIONS if last else _STAGE_ITERATIONS,
-                look=_CANDIDATE_LOOK,
-                report=partial(report, stage="candidates"),
-            )
     geometry, name = make_geometry(
         a.rows, b.rows, epsilon=epsilon, memory_bytes=memory_bytes, mesh=a.mesh
     )
-    with jax.set_mesh(a.mesh):
-        full = advance(
-            geometry,
-            _Point(point.f, point.g),
-            goal=tolerance,
-            most=max_iterations,
-            look=_LOOK,
-            report=partial(report, stage="all pairs"),
+    stages, potentials = _stages(epsilon, start is None), start
+    candidate_iterations = iterations = rounds = 0
+    advance = partial(_iterate, problem=problem, tau=tau)
+    while True:
+        rounds += 1
+        few, potentials = candidate_geometry(
+            a, b, potentials, epsilon, lambda count: report(stage="candidates")
         )
-        summaries = row_summaries(geometry, full.f, full.g, epsilon)
+        point = _Point(*(np.asarray(x, np.float32) for x in potentials))
+        with on_one_device():
+            for stage in stages:
+                last = stage == epsilon
+                point = advance(
+                    few.with_epsilon(stage),
+                    point,
+                    goal=_CANDIDATE_ERROR * tolerance if last else _STAGE_ERROR,
+                    most=_CANDIDATE_ITERATIONS if last else _STAGE_ITERATIONS,
+                    look=_CANDIDATE_LOOK,
+                    stalled=_STALLED,
+                    report=partial(report, stage="candidates"),
+                )
+        candidate_iterations += point.iterations
+        with jax.set_mesh(a.mesh):
+            point = advance(
+                geometry,
+                point._replace(iterations=iterations),
+                goal=tolerance,
+                most=max_iterations,
+                look=_LOOK,
+                stalled=_SLOW if rounds < _ROUNDS else math.inf,
+                report=partial(report, stage="all pairs"),
+            )
+        iterations, potentials, stages = point.iterations, (point.f, point.g), [epsilon]
+        if point.error < tolerance or rounds == _ROUNDS or iterations >= max_iterations:
+            break
+    with jax.set_mesh(a.mesh):
+        summaries = row_summaries(geometry, point.f, point.g, epsilon)
+    stored = geometry.stored
     return Transport(
-        f=full.f,
-        g=full.g,
+        f=point.f,
+        g=point.g,
         epsilon=epsilon,
-        error=full.error,
+        error=point.error,
         tolerance=tolerance,
-        iterations=full.iterations,
-        candidate_iterations=point.iterations,
+        iterations=iterations,
+        candidate_iterations=candidate_iterations,
         geometry=name,
         summaries=summaries,
-        # Two for the candidates, one for the summaries, two an iteration and one a look.
-        passes=3
-        + (1 if geometry.stored is not None else 2 * full.iterations + full.iterations / _LOOK),
-        num_bytes=(0 if geometry.stored is None else geometry.stored.nbytes)
+        # Two for the candidates, two an iteration and one a look, one for the summaries.
+        passes=2 * rounds + (2 * iterations + iterations / _LOOK if stored is None else 1) + 1,
+        num_bytes=(0 if stored is None else stored.nbytes)
         + sum(x.nbytes for x in jax.tree.leaves(few)),
     )
+
+
+def _stages(epsilon: float, cold: bool) -> list[float]:
+    """Falling to epsilon, from nothing; epsilon alone from given potentials."""
+    stages = [epsilon]
+    while cold and stages[0] < _FIRST_EPSILON * 0.99:
+        stages.insert(0, min(stages[0] / _STAGE_RATIO, _FIRST_EPSILON))
+    return stages
 
 
 class _Point(NamedTuple):
@@ -184,22 +208,25 @@ def _iterate(
     goal: float,
     most: int,
     look: int,
+    stalled: float = math.inf,
     report: Callable[..., None],
 ) -> _Point:
-    """Iterates until the error is below the goal, or `most` times."""
-    f, g, error, done = point.f, point.g, math.inf, 0
+    """Iterates until the error is below the goal or has stalled, or `most` times."""
+    f, g, error, done = point.f, point.g, math.inf, point.iterations
     while done < most and not error < goal:
         # ott relies on ranks being promoted, which a caller may have forbidden.
         with jax.numpy_rank_promotion("allow"):
             f, g, found = _advance(geometry, *problem, f, g, tau=tau, iterations=look)
-        error = float(found)
+        before, error = error, float(found)
         if not math.isfinite(error):
             raise InputError(
                 f"epsilon={geometry.epsilon:g}: the iteration diverges; take a larger epsilon"
             )
         done += look
-        report(iterations=str(point.iterations + done), error=error)
-    return _Point(np.asarray(f), np.asarray(g), error, point.iterations + done)
+        report(iterations=str(done), error=error)
+        if error > stalled * before:
+            break
+    return _Point(np.asarray(f), np.asarray(g), error, done)
 
 
 @partial(jax.jit, static_argnames=("tau", "iterations"))

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from importlib import resources
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from saejax.analysis.ambiguity import ambiguity
 from saejax.files import atomic_write
 from saejax.progress import Progress
 from saejax.report import wording
@@ -50,6 +51,7 @@ class Section(NamedTuple):
     pairs: tuple[Pair, ...]
     scatters: tuple[Picture, ...]  # one a pair
     curves: Picture
+    ambiguities: tuple[dict[str, Any], ...]  # one a pair, of entropic plans; empty without
 
     def fractions(self, name: str) -> list[float]:
         """The values of one definition of "shared", one a pair."""
@@ -112,6 +114,7 @@ def _section(run: Run, pairs: list[Pair], numbers: Iterator[int], progress: Prog
     hookpoint, method = pairs[0].hookpoint, pairs[0].method
     threshold = pairs[0].threshold
     scatters = []
+    ambiguities = []
     curves = {"shared": [], "aligned": [], "nearest": []}
     for pair in pairs:
         comparison = load_comparison(run.path, pair)
@@ -126,6 +129,8 @@ def _section(run: Run, pairs: list[Pair], numbers: Iterator[int], progress: Prog
         )
         name = f"scatter.{hookpoint}.seed{first}-seed{second}.{method}"
         scatters.append(_picture(figure, run.path, name, next(numbers), title, progress))
+        if (found := ambiguity(comparison, threshold)) is not None:
+            ambiguities.append({"seeds": pair.seeds} | found)
         curves["shared"].append([comparison.shared_frac(t) for t in _THRESHOLDS])
         curves["aligned"].append([comparison.aligned_frac(t) for t in _THRESHOLDS])
         curves["nearest"].append([comparison.max_cosine_frac(t) for t in _THRESHOLDS])
@@ -138,7 +143,7 @@ def _section(run: Run, pairs: list[Pair], numbers: Iterator[int], progress: Prog
     )
     name = f"thresholds.{hookpoint}.{method}"
     picture = _picture(figure, run.path, name, next(numbers), title, progress)
-    return Section(hookpoint, method, tuple(pairs), tuple(scatters), picture)
+    return Section(hookpoint, method, tuple(pairs), tuple(scatters), picture, tuple(ambiguities))
 
 
 def _picture(

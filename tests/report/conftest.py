@@ -12,6 +12,7 @@ import pytest
 from saejax.analysis.compare import Comparison
 from saejax.config import Config, to_json
 from saejax.matching import Certificate, Matching
+from saejax.matching.matching import Soft
 
 THRESHOLD = 0.7
 NUM_LATENTS = 64
@@ -34,7 +35,25 @@ def _comparison(rng: np.random.Generator, method: str) -> Comparison:
         certificate = Certificate(primal, primal + gap, gap, gap / primal, certified, 1, 2, 3, "x")
         zeros_N = np.zeros(NUM_LATENTS)
         cosine_N = cosine_N.astype(np.float32)
-        return Matching(target_N, cosine_N, zeros_N, zeros_N, side, method, certificate)
+        soft = None
+        if method == "sinkhorn":
+            entropy_N = np.where(hit_N, 0.0, np.log(3)).astype(np.float32)
+            weight_N = np.where(hit_N, 1.0, 0.25).astype(np.float32)
+            soft = Soft(
+                entropy=entropy_N,
+                expected_cosine=cosine_N / 2,
+                likeliest=target_N,
+                weight=weight_N,
+                num_sure=30,
+                epsilon=0.02,
+                tolerance=1e-3,
+                error=1e-4,
+                converged=True,
+                iterations=4,
+                candidate_iterations=40,
+                geometry="streamed",
+            )
+        return Matching(target_N, cosine_N, zeros_N, zeros_N, side, method, certificate, soft=soft)
 
     def nearest(m: Matching) -> Matching:
         cosine_N = np.minimum(m.cosine + np.float32(0.01), np.float32(1))

@@ -137,6 +137,18 @@ def test_page_fetches_nothing(make_run: MakeRun):
     assert all(alternatives)
 
 
+def test_an_entropic_plan_says_how_ambiguous_partners_are(make_run: MakeRun):
+    run = make_run(seeds=(1, 2), methods=("exact", "sinkhorn"))
+    text = _plain(_Page(write_report(run)).text)
+    assert text.count("How ambiguous the partners are") == 1
+    assert "epsilon 0.02" in text
+    shared = round(64 * _overlap(run)[1]["shared_frac"])
+    table = text.split("How ambiguous the partners are")[1]
+    rows = [f"1 and 2 shared {shared} 1.00 100.0 % 0.4", f"1 and 2 unshared {64 - shared} 3.00"]
+    for row in rows:
+        assert row.replace(" ", "") in table.replace(" ", "")
+
+
 def test_several_hook_points_and_methods(make_run: MakeRun):
     hookpoints = ("layers.6.mlp", "h.11")
     # Sinkhorn comes first in the results, and is not certified.
