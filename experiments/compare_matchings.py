@@ -73,16 +73,11 @@ def main(argv: Sequence[str]) -> None:
     exact, costs, rungs = {}, {}, []
     matchings: dict[tuple[Any, str], dict[str, saejax.Matching]] = {}
     for side in sides:
-        exact[side], costs[side] = _measured(pair, side=side)
+        exact[side], costs[side] = _measured(pair, side)
         for start in _STARTS.value:
             for epsilon in epsilons:
                 found, cost = _measured(
-                    pair,
-                    side=side,
-                    method="sinkhorn",
-                    epsilon=epsilon,
-                    tolerance=_TOLERANCE.value,
-                    start=exact[side] if start == "exact" else None,
+                    pair, side, epsilon, exact[side] if start == "exact" else None
                 )
                 rungs.append(
                     against_exact(found, exact[side], threshold=threshold)
@@ -157,10 +152,21 @@ def _pair() -> tuple[tuple[Any, Any], tuple[str, ...], dict[str, Any]]:
 
 
 def _measured(
-    pair: tuple[Any, Any], *, method: str = "exact", side: str, **options: Any
+    pair: tuple[Any, Any],
+    side: str,
+    epsilon: float | None = None,
+    start: saejax.Matching | None = None,
 ) -> tuple[saejax.Matching, dict[str, Any]]:
+    """The exact matching, or with an epsilon the entropic one; and what it cost."""
     memory = PeakMemory()
-    found = saejax.match(*pair, method=method, side=side, **options)
+    found = saejax.match(
+        *pair,
+        method="exact" if epsilon is None else "sinkhorn",
+        side=side,
+        epsilon=epsilon,
+        tolerance=None if epsilon is None else _TOLERANCE.value,
+        start=start,
+    )
     assert found.certificate is not None  # Both methods give one.
     return found, {
         "seconds": found.certificate.seconds,

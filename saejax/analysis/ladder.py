@@ -106,7 +106,8 @@ def ladder_table(
     lines = [f"{'side':<9}{'epsilon':<9}{'start':<7}{'iterations':>12}{titles}"]
     for side, best in exact.items():
         own = [rung for rung in rungs if rung["side"] == side]
-        for row in ({"side": side, "epsilon": "exact"} | best, *own):
+        own.insert(0, {"side": side, "epsilon": "exact"} | best)
+        for row in own:
             done = f"{row['candidate_iterations']} + {row['iterations']}" if "start" in row else ""
             cells = "".join(_cell(row.get(key), spec, unit) for _, key, spec, unit in _COLUMNS)
             mark = "" if row.get("converged", True) else "  NOT CONVERGED"

@@ -134,12 +134,12 @@ def candidate_geometry(
     lines = _lines(row_E, column_E, cosine_E, len(rows))
     by_column = np.argsort(column_E, kind="stable")
     back_lines = _lines(column_E[by_column], row_E[by_column], cosine_E[by_column], len(columns))
-    potentials = (1 - value_N, -price_M) if start is None else start
+    if start is None:
+        start = (-price_M, 1 - value_N) if swapped else (1 - value_N, -price_M)
     if swapped:
         lines, back_lines = back_lines, lines
-        potentials = potentials[::-1] if start is None else potentials
     geometry = CandidateGeometry(lines, back_lines, np.float32(epsilon), size=(len(a), len(b)))
-    return geometry, potentials
+    return geometry, start
 
 
 def _repeat(found_NK: Int[np.ndarray, "N K"]) -> Int[np.ndarray, " E"]:

@@ -135,7 +135,7 @@ def sinkhorn(
         few, potentials = candidate_geometry(
             a, b, potentials, epsilon, lambda count: report(stage="candidates")
         )
-        point = _Point(*(np.asarray(x, np.float32) for x in potentials))
+        point = _Point(potentials[0].astype(np.float32), potentials[1].astype(np.float32))
         with on_one_device():
             for stage in stages:
                 last = stage == epsilon
