@@ -3,7 +3,8 @@
 T: rows in a tile, C: columns in a chunk.
 """
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtyping import Float, Float32
 from ott.geometry.geometry import Geometry
 
 # A tile of at most 1,024 x 8,192 float32: 32 MiB.
-_TILE_ROWS, _TILE_COLUMNS = 1024, 8192
+TILE_ROWS, _TILE_COLUMNS = 1024, 8192
 # bfloat16 cosines err by up to 2^-9; below this epsilon that would move exp(S / epsilon) by
 # more than a tenth.
 _BFLOAT16_EPSILON = 10 * 2.0**-9
@@ -67,9 +68,7 @@ class CosineGeometry(Geometry):
             outer, inner, h = (self.x, self.y, g) if axis == 1 else (self.y, self.x, f)
             total = self._streamed(outer, inner, h, eps)
         else:
-            h = g[None] if axis == 1 else f[:, None]
-            logits = (self.stored.astype(jnp.float32) + h) / eps
-            total = eps * jax.nn.logsumexp(logits, axis=axis)
+            total = self._of_stored(g if axis == 1 else f, eps, axis)
         return total - 1, jnp.ones(1)
 
     def with_epsilon(self, epsilon: float) -> "CosineGeometry":
@@ -79,9 +78,9 @@ class CosineGeometry(Geometry):
     def _streamed(self, outer: jax.Array, inner: jax.Array, h: jax.Array, eps: Any) -> jax.Array:
         """Eps log sum_j exp((h_j + outer_i . inner_j) / eps), for every row of `outer`."""
         num = outer.shape[0]
-        tile = min(_TILE_ROWS, -(-num // self.mesh.size))
-        outer = _pad(outer, tile * self.mesh.size, 0)
-        inner, h = _chunks(inner, h)
+        tile = min(TILE_ROWS, -(-num // self.mesh.size))
+        outer = pad(outer, tile * self.mesh.size, 0)
+        inner, h = chunks(inner, h)
 
         def rows_of_device(outer: jax.Array, inner: jax.Array, h: jax.Array, eps: jax.Array):
             tiles = outer.reshape(-1, tile, outer.shape[1])
@@ -97,6 +96,25 @@ class CosineGeometry(Geometry):
         found = sharded(outer, inner, h, jnp.asarray(eps, jnp.float32))
         return jax.lax.with_sharding_constraint(found, NamedSharding(self.mesh, whole))[:num]
 
+    def _of_stored(self, h: jax.Array, eps: Any, axis: int) -> jax.Array:
+        """Eps log sum exp((h + S) / eps) over an axis of the stored S."""
+        axes = self.mesh.axis_names if self._is_split else ()
+        by_rows, whole = PartitionSpec(axes or None), PartitionSpec()
+        of_device = partial(_log_sum_exp_of_stored, axis=axis, axes=axes)
+        sharded = jax.shard_map(
+            of_device,
+            mesh=self.mesh,
+            in_specs=(by_rows, whole if axis == 1 else by_rows, whole),
+            out_specs=by_rows if axis == 1 else whole,
+        )
+        found = sharded(self.stored, h, jnp.asarray(eps, jnp.float32))
+        return jax.lax.with_sharding_constraint(found, NamedSharding(self.mesh, whole))
+
+    @property
+    def _is_split(self) -> bool:
+        """Whether the devices share the stored rows."""
+        return self.shape[0] % self.mesh.size == 0
+
     def tree_flatten(self):
         """Arrays and what is fixed, for JAX."""
         return (self.x, self.y, self.stored, self._epsilon_init), {"mesh": self.mesh}
@@ -107,101 +125,15 @@ class CosineGeometry(Geometry):
         return cls(*children, **aux_data)
 
 
-class RowSummaries(NamedTuple):
-    """Of each row of a plan, w_ij = P_ij / sum_j P_ij.
-
-    Attributes:
-      mass: [N] float32, sum_j P_ij.
-      entropy: [N] float32, - sum_j w_ij log w_ij, in nats.
-      expected_cosine: [N] float32, sum_j w_ij S_ij.
-      likeliest: [N] int32, the j with the largest w_ij.
-      weight: [N] float32, that w_ij.
-    """
-
-    mass: np.ndarray
-    entropy: np.ndarray
-    expected_cosine: np.ndarray
-    likeliest: np.ndarray
-    weight: np.ndarray
-
-
-def row_summaries(
-    geometry: CosineGeometry, f_N: np.ndarray, g_M: np.ndarray, epsilon: float
-) -> RowSummaries:
-    """What the plan says of each latent of a. One streamed pass, whatever the geometry."""
-    found = _row_summaries(geometry, g_M, jnp.float32(epsilon))
-    log_sum_N, *rest = (np.asarray(part)[: geometry.shape[0]] for part in found)
-    # In float64: at a small epsilon both terms are in the hundreds.
-    log_mass_N = (f_N.astype(np.float64) - 1) / epsilon + log_sum_N
-    return RowSummaries(np.exp(log_mass_N).astype(np.float32), *rest)
-
-
-@jax.jit
-def _row_summaries(
-    geometry: CosineGeometry, g_M: jax.Array, epsilon: jax.Array
-) -> tuple[jax.Array, ...]:
-    tile = min(_TILE_ROWS, -(-geometry.shape[0] // geometry.mesh.size))
-    x = _pad(geometry.x, tile * geometry.mesh.size, 0)
-
-    def of_tile(
-        x_TD: jax.Array, parts: tuple[jax.Array, jax.Array], epsilon: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        def chunk(carry: tuple[jax.Array, ...], part: tuple[jax.Array, jax.Array]):
-            most_T, sum_T, logit_T, cosine_T, before_T, first = carry
-            y_CD, g_C = part
-            similarity_TC = jnp.matmul(x_TD, y_CD.T, precision=jax.lax.Precision.HIGHEST)
-            logits_TC = (similarity_TC + g_C[None]) / epsilon
-            new_T = jnp.maximum(most_T, logits_TC.max(axis=1))
-            weight_TC = jnp.exp(logits_TC - new_T[:, None])
-            finite_TC = jnp.where(weight_TC > 0, logits_TC - new_T[:, None], 0)
-            shrink_T = jnp.exp(most_T - new_T)
-            best_T = first + logits_TC.argmax(axis=1).astype(jnp.int32)
-            # Logits count from the new maximum, so the old sum moves with it.
-            moved_T = jnp.where(sum_T > 0, most_T - new_T, 0) * sum_T
-            return (
-                new_T,
-                sum_T * shrink_T + weight_TC.sum(axis=1),
-                (logit_T + moved_T) * shrink_T + (weight_TC * finite_TC).sum(axis=1),
-                cosine_T * shrink_T + (weight_TC * similarity_TC).sum(axis=1),
-                jnp.where(new_T > most_T, best_T, before_T),
-                first + len(y_CD),
-            ), None
-
-        zeros_T = 0 * x_TD[:, 0]  # Not `jnp.zeros`: on the mesh it varies as the rows do.
-        lowest_T, none_T = zeros_T + jnp.finfo(jnp.float32).min, zeros_T.astype(jnp.int32)
-        start = lowest_T, zeros_T, zeros_T, zeros_T, none_T, jnp.int32(0)
-        (most_T, sum_T, logit_T, cosine_T, best_T, _), _ = jax.lax.scan(chunk, start, parts)
-        log_T = jnp.log(sum_T)
-        # The largest entry is exp(0) before it is divided by the sum.
-        return (
-            most_T + log_T,
-            log_T - logit_T / sum_T,
-            cosine_T / sum_T,
-            best_T,
-            1 / sum_T,
-        )
-
-    def rows_of_device(x: jax.Array, parts: tuple[jax.Array, jax.Array], epsilon: jax.Array):
-        tiles = x.reshape(-1, tile, x.shape[1])
-        found = jax.lax.map(lambda x_TD: of_tile(x_TD, parts, epsilon), tiles)
-        return tuple(part.reshape(-1) for part in found)
-
-    by_rows, whole = PartitionSpec(geometry.mesh.axis_names), PartitionSpec()
-    sharded = jax.shard_map(
-        rows_of_device, mesh=geometry.mesh, in_specs=(by_rows, whole, whole), out_specs=by_rows
-    )
-    found = sharded(x, _chunks(geometry.y, g_M), epsilon)
-    return jax.lax.with_sharding_constraint(found, NamedSharding(geometry.mesh, whole))
-
-
-def _chunks(y: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+def chunks(y: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Columns and their potentials in chunks, padded with potentials of minus infinity."""
     chunk = min(_TILE_COLUMNS, y.shape[0])
-    y, h = _pad(y, chunk, 0), _pad(h, chunk, -jnp.inf)
+    y, h = pad(y, chunk, 0), pad(h, chunk, -jnp.inf)
     return y.reshape(-1, chunk, y.shape[1]), h.reshape(-1, chunk)
 
 
-def _pad(x: jax.Array, multiple: int, value: float) -> jax.Array:
+def pad(x: jax.Array, multiple: int, value: float) -> jax.Array:
+    """More rows of one value, up to a multiple of their number."""
     widths = [(0, -x.shape[0] % multiple)] + [(0, 0)] * (x.ndim - 1)
     return jnp.pad(x, widths, constant_values=value)
 
@@ -227,6 +159,47 @@ def _log_sum_exp(x_TD: jax.Array, y: jax.Array, h: jax.Array, eps: jax.Array) ->
     return eps * (most_T + jnp.log(sum_T))
 
 
+def _log_sum_exp_of_stored(
+    stored_NM: jax.Array, h: jax.Array, eps: jax.Array, *, axis: int, axes: tuple[str, ...]
+) -> jax.Array:
+    """Of one device's rows, a tile at a time; over axis 0 then of all devices'."""
+    num_rows, num_columns = stored_NM.shape
+    tile = _stored_tile(num_rows, num_columns)
+
+    def tile_of(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Where the tile starts, and its values; the last one may overlap the one before."""
+        first = jnp.minimum(i * tile, num_rows - tile)
+        x_TM = jax.lax.dynamic_slice_in_dim(stored_NM, first, tile).astype(jnp.float32)
+        return first, x_TM
+
+    def rows(i: jax.Array, found_N: jax.Array) -> jax.Array:
+        first, x_TM = tile_of(i)
+        value_T = eps * jax.nn.logsumexp((x_TM + h[None]) / eps, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(found_N, value_T, first, axis=0)
+
+    def columns(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        most_M, sum_M = carry
+        first, x_TM = tile_of(i)
+        logits_TM = (x_TM + jax.lax.dynamic_slice_in_dim(h, first, tile)[:, None]) / eps
+        is_new_T = first + jnp.arange(tile) >= i * tile
+        logits_TM = jnp.where(is_new_T[:, None], logits_TM, lowest)
+        new_M = jnp.maximum(most_M, logits_TM.max(axis=0))
+        sum_M = sum_M * jnp.exp(most_M - new_M) + jnp.exp(logits_TM - new_M[None]).sum(axis=0)
+        return new_M, sum_M
+
+    lowest, num_tiles = jnp.finfo(jnp.float32).min, -(-num_rows // tile)
+    zero = jnp.float32(0) * stored_NM[0, 0]  # On the mesh it varies as the rows do.
+    if axis == 1:
+        return jax.lax.fori_loop(0, num_tiles, rows, jnp.zeros(num_rows) + zero)
+    start = jnp.full(num_columns, lowest) + zero, jnp.zeros(num_columns) + zero
+    most_M, sum_M = jax.lax.fori_loop(0, num_tiles, columns, start)
+    if axes:
+        all_M = jax.lax.pmax(most_M, axes)
+        sum_M = jax.lax.psum(sum_M * jnp.exp(most_M - all_M), axes)
+        most_M = all_M
+    return eps * (most_M + jnp.log(sum_M))
+
+
 def make_geometry(
     a_ND: Float32[np.ndarray, "N D"],
     b_MD: Float32[np.ndarray, "M D"],
@@ -243,23 +216,46 @@ def make_geometry(
     """
     whole = NamedSharding(mesh, PartitionSpec())
     x, y = jax.device_put((a_ND, b_MD), whole)
-    divides = len(a_ND) % mesh.size == 0
-    pairs = len(a_ND) * len(b_MD) // (mesh.size if divides else 1)
+    is_split = len(a_ND) % mesh.size == 0
+    pairs = len(a_ND) * len(b_MD) // (mesh.size if is_split else 1)
     if 4 * pairs <= memory_bytes:
         name, dtype = "stored float32", jnp.float32
     elif 2 * pairs <= memory_bytes and epsilon >= _BFLOAT16_EPSILON:
         name, dtype = "stored bfloat16", jnp.bfloat16
     else:
         return CosineGeometry(x, y, None, epsilon, mesh=mesh), "streamed"
-    rows = PartitionSpec(mesh.axis_names) if divides else PartitionSpec()
-    stored = _similarities(x, y, dtype, NamedSharding(mesh, rows))
-    return CosineGeometry(x, y, stored, epsilon, mesh=mesh), name
+    axes = PartitionSpec(mesh.axis_names) if is_split else PartitionSpec()
+    return CosineGeometry(x, y, _store(x, y, axes, dtype, mesh), epsilon, mesh=mesh), name
 
 
-def _similarities(
-    x_ND: Float[jax.Array, "N D"], y_MD: Float[jax.Array, "M D"], dtype: Any, sharding: Any
+@partial(jax.jit, static_argnames=("rows", "dtype", "mesh"))
+def _store(
+    x_ND: Float[jax.Array, "N D"],
+    y_MD: Float[jax.Array, "M D"],
+    rows: PartitionSpec,
+    dtype: Any,
+    mesh: Mesh,
 ) -> jax.Array:
-    def product(x_ND: jax.Array, y_MD: jax.Array) -> jax.Array:
-        return jnp.matmul(x_ND, y_MD.T, precision=jax.lax.Precision.HIGHEST).astype(dtype)
+    """Similarities, made a tile at a time, so that nothing else of their size is held."""
 
-    return jax.jit(product, out_shardings=sharding)(x_ND, y_MD)
+    def of_device(x_ND: jax.Array, y_MD: jax.Array) -> jax.Array:
+        num_rows = len(x_ND)
+        tile = _stored_tile(num_rows, len(y_MD))
+
+        def body(i: jax.Array, found_NM: jax.Array) -> jax.Array:
+            first = jnp.minimum(i * tile, num_rows - tile)
+            x_TD = jax.lax.dynamic_slice_in_dim(x_ND, first, tile)
+            s_TM = jnp.matmul(x_TD, y_MD.T, precision=jax.lax.Precision.HIGHEST)
+            return jax.lax.dynamic_update_slice_in_dim(found_NM, s_TM.astype(dtype), first, 0)
+
+        zeros_NM = jnp.zeros((num_rows, len(y_MD)), dtype) + (0 * x_ND[:, :1]).astype(dtype)
+        return jax.lax.fori_loop(0, -(-num_rows // tile), body, zeros_NM)
+
+    return jax.shard_map(of_device, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows)(
+        x_ND, y_MD
+    )
+
+
+def _stored_tile(num_rows: int, num_columns: int) -> int:
+    """Rows of a tile of stored similarities."""
+    return max(1, min(num_rows, TILE_ROWS * _TILE_COLUMNS // num_columns))

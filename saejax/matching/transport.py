@@ -23,8 +23,9 @@ from ott.solvers.linear.sinkhorn import Sinkhorn
 
 from saejax.errors import InputError
 from saejax.matching.candidate_geometry import candidate_geometry
-from saejax.matching.geometry import RowSummaries, make_geometry, row_summaries
+from saejax.matching.geometry import make_geometry
 from saejax.matching.operands import Side, on_one_device
+from saejax.matching.row_summaries import RowSummaries, row_summaries
 
 # Epsilon falls by this from one stage to the next, from this on, if it is to be small. Potentials
 # of the larger one start the smaller.

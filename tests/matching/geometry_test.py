@@ -11,7 +11,7 @@ from ott.solvers.linear.sinkhorn import Sinkhorn
 
 from saejax.config import MeshConfig
 from saejax.matching import geometry as geometry_lib
-from saejax.matching.geometry import make_geometry, row_summaries
+from saejax.matching.geometry import make_geometry
 from saejax.mesh import make_mesh
 
 
@@ -38,7 +38,7 @@ BUDGETS = {"stored float32": 2**30, "stored bfloat16": 2 * 40 * 50, "streamed": 
 @pytest.mark.parametrize("count", [1, 8])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_updates_equal_those_of_ott(name, count, axis, monkeypatch):
-    monkeypatch.setattr(geometry_lib, "_TILE_ROWS", 4)
+    monkeypatch.setattr(geometry_lib, "TILE_ROWS", 4)
     monkeypatch.setattr(geometry_lib, "_TILE_COLUMNS", 16)
     a, b, epsilon = units(40, 0), units(50, 1), 0.1
     budget = BUDGETS[name] // (count if name == "stored bfloat16" else 1)
@@ -75,27 +75,8 @@ def test_memory_is_counted_for_each_device():
         assert said == ("stored float32" if fits else "streamed")
 
 
-@pytest.mark.parametrize("count", [1, 8])
-def test_summaries_of_rows(count, monkeypatch):
-    monkeypatch.setattr(geometry_lib, "_TILE_ROWS", 4)
-    monkeypatch.setattr(geometry_lib, "_TILE_COLUMNS", 16)
-    a, b = units(41, 0), units(50, 1)
-    g = np.random.default_rng(2).normal(size=50).astype(np.float32) / 5
-    ours, _ = make_geometry(a, b, epsilon=0.05, memory_bytes=0, mesh=mesh(count))
-    f = np.random.default_rng(3).normal(size=41).astype(np.float32) / 5
-    found = row_summaries(ours, f, g, 0.05)
-    similarity = a.astype(np.float64) @ b.astype(np.float64).T
-    plan = np.exp((f[:, None] + g[None] + similarity - 1) / 0.05)
-    np.testing.assert_allclose(found.mass, plan.sum(axis=1), rtol=1e-4)
-    plan /= plan.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(found.entropy, -(plan * np.log(plan)).sum(axis=1), atol=1e-4)
-    np.testing.assert_allclose(found.expected_cosine, (plan * similarity).sum(axis=1), atol=1e-5)
-    np.testing.assert_array_equal(found.likeliest, plan.argmax(axis=1))
-    np.testing.assert_allclose(found.weight, plan.max(axis=1), rtol=1e-4)
-
-
 def test_the_gradient_of_the_entropic_cost(monkeypatch, allow_promotion):
-    monkeypatch.setattr(geometry_lib, "_TILE_ROWS", 4)
+    monkeypatch.setattr(geometry_lib, "TILE_ROWS", 4)
     monkeypatch.setattr(geometry_lib, "_TILE_COLUMNS", 8)
     a, b = units(12, 0), units(15, 1)
 
