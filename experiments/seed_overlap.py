@@ -17,9 +17,13 @@ from saejax.errors import InputError
 from saejax.report import write_report
 from saejax.run import overlap_run, train_run
 from saejax.rundir import open_run
+from saejax.train.loggers import LOGGERS, make_logger
 
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory, made if needed.", required=True)
+_LOGGER = flags.DEFINE_enum(
+    "logger", "none", LOGGERS, "Where training metrics go besides metrics.jsonl."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,7 +33,8 @@ def main(argv: Sequence[str]) -> None:
     if len(cfg.init_seeds) < 2:
         raise InputError(f"init_seeds={cfg.init_seeds}: overlap needs at least two seeds")
     run = open_run(cfg, _WORKDIR.value)
-    overlap = overlap_run(cfg, run, train_run(cfg, run))
+    logger = make_logger(_LOGGER.value, cfg, run)
+    overlap = overlap_run(cfg, run, train_run(cfg, run, logger))
     print(overlap_table(overlap["pairs"]))
     print(f"report: {write_report(run.root)}")
 

@@ -13,9 +13,13 @@ from absl import flags
 from saejax import cli
 from saejax.run import train_run
 from saejax.rundir import open_run
+from saejax.train.loggers import LOGGERS, make_logger
 
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory, made if needed.", required=True)
+_LOGGER = flags.DEFINE_enum(
+    "logger", "none", LOGGERS, "Where training metrics go besides metrics.jsonl."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,7 +27,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     cfg = cli.config(_CONFIG)
     run = open_run(cfg, _WORKDIR.value)
-    for seed in train_run(cfg, run):
+    logger = make_logger(_LOGGER.value, cfg, run)
+    for seed in train_run(cfg, run, logger):
         print(f"seed {seed}: {run.sae(cfg.hookpoint, seed)}")
 
 

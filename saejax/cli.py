@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     input, 130 after Ctrl-C.
     """
     _keep_compiled()
+    # One line, without the place in the source.
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     # JAX and orbax report the ordinary at INFO, which would tear the progress bars.
     logging.set_verbosity(logging.WARNING)
 

@@ -1,7 +1,7 @@
-"""Everything a run can set: typed dataclasses, their checks, and their JSON form."""
+"""Everything a run can set: typed dataclasses, and their checks."""
 
 import dataclasses
-import json
+import itertools
 import math
 from typing import Any
 
@@ -67,11 +67,32 @@ class DataConfig:
 class SaeConfig:
     """The sparse autoencoder."""
 
+    # "topk", "batch_topk", "relu", "gated" or "jump_relu": see saejax/sae/architectures.
     arch: str = "topk"
     # N, rows of the decoder. The paper's main runs: 32,768.
     num_latents: int = 32_768
-    # K, active latents per token (paper, section 2: 32).
+    # K, active latents per token of topk, on average of batch_topk (paper, section 2: 32).
     k: int = 32
+    # Keeps the rows of the decoder at norm 1. The paper's TopK runs do; its ReLU and Gated runs
+    # (SAELens) leave the decoder free, and norms enter the penalty.
+    unit_decoder: bool = True
+    # topk, batch_topk: weight of AuxK, which revives dead latents (Gao et al. 2024: 1/32;
+    # the paper: 0).
+    auxk_alpha: float = 0.0
+    # topk, batch_topk: adds the FVU of the 4k largest with weight 1/8 (Gao et al. 2024).
+    multi_topk: bool = False
+    # topk, batch_topk: sizes of prefixes that have to reconstruct on their own (Matryoshka).
+    prefixes: tuple[int, ...] = ()
+    # relu, gated: weight of the L1 penalty (the paper's runs on GPT-2: 3, in SAELens' units,
+    # which are ours); jump_relu: of the number of active latents.
+    sparsity_coefficient: float = 3.0
+    # Steps over which that weight rises from 0.
+    sparsity_warmup_steps: int = 0
+    # gated: "frozen" or "attached" decoder in the auxiliary loss.
+    gated_auxiliary: str = "frozen"
+    # jump_relu: width of the window around the threshold (Rajamanoharan et al. 2024: 0.001, for
+    # activations of mean square 1; SAELens: 0.05).
+    bandwidth: float = 0.001
 
 
 @dataclasses.dataclass(slots=True)
@@ -94,14 +115,26 @@ class TrainConfig:
     # First decoder bias, from the first batch: "geometric_median" (sparsify until 2024-12-18),
     # "mean" (after), or "zero".
     decoder_bias_init: str = "geometric_median"
+    # "sqrt_width" multiplies activations so that those of the first batch have a mean norm of
+    # sqrt(D), as SAELens' "expected_average_only_in"; the saved weights take it back. "none" is
+    # the paper's.
+    input_scaling: str = "none"
+    # Tokens whose pre-activations [tokens, N] a device holds at once: gradients of such chunks
+    # are added up. 0 takes the most that stay below 256 MiB. batch_topk selects within a chunk.
+    chunk_tokens: int = 0
     # A latent is dead when it has not fired for this many tokens (sparsify: 10 million).
     dead_after_tokens: int = 10_000_000
     # Steps between lines of metrics.jsonl.
     log_every_steps: int = 50
     # Steps between checkpoints (sparsify: 1,000).
     checkpoint_every_steps: int = 1000
+    # Minutes after which a checkpoint is due whatever the step, 0 for never. What a crash can
+    # cost at most; TensorFlow's estimators saved every 600 seconds.
+    checkpoint_every_minutes: float = 10.0
     # Checkpoints kept: the newest, and one to fall back to.
     checkpoints_kept: int = 2
+    # Steps between checkpoints that are saved and kept for good, 0 for none.
+    checkpoint_keep_every_steps: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -154,7 +187,9 @@ _CHOICES = {
     "data.order": ("shuffled", "in_order", "shuffled_tokens"),
     "data.activations": ("stream", "store"),
     "data.store_dtype": ("float16", "float32"),
-    "sae.arch": ("topk",),
+    "sae.arch": ("topk", "batch_topk", "relu", "gated", "jump_relu"),
+    "sae.gated_auxiliary": ("frozen", "attached"),
+    "train.input_scaling": ("none", "sqrt_width"),
     "train.decoder_bias_init": ("geometric_median", "mean", "zero"),
 }
 _AT_LEAST = {
@@ -166,14 +201,21 @@ _AT_LEAST = {
     "data_seed": 0,
     "sae.num_latents": 1,
     "sae.k": 1,
+    "sae.auxk_alpha": 0,
+    "sae.sparsity_coefficient": 0,
+    "sae.sparsity_warmup_steps": 0,
+    "train.chunk_tokens": 0,
     "train.batch_tokens": 1,
     "train.warmup_steps": 0,
     "train.dead_after_tokens": 1,
     "train.log_every_steps": 1,
     "train.checkpoint_every_steps": 1,
     "train.checkpoints_kept": 1,
+    "train.checkpoint_keep_every_steps": 0,
 }
-_POSITIVE = ("train.lr_scale", "train.grad_clip", "train.adam_eps")
+_POSITIVE = ("sae.bandwidth", "train.lr_scale", "train.grad_clip", "train.adam_eps")
+# Architectures that keep a number of latents.
+_SELECTING = ("topk", "batch_topk")
 MATCH_METHODS = ("exact", "sinkhorn", "scipy")
 
 
@@ -204,6 +246,8 @@ def check(cfg: Config) -> None:
     for path in _POSITIVE:
         if not (math.isfinite(field_value(cfg, path)) and field_value(cfg, path) > 0):
             fail(path, "must be a finite number above 0")
+    if not 0 <= cfg.train.checkpoint_every_minutes < math.inf:
+        fail("train.checkpoint_every_minutes", "must be a finite number, 0 for never or above")
     for path in ("train.adam_b1", "train.adam_b2"):
         if not 0 <= field_value(cfg, path) < 1:
             fail(path, "must be in [0, 1)")
@@ -215,6 +259,15 @@ def check(cfg: Config) -> None:
         fail("init_seeds", "seeds must be in [0, 2^32)")
     if cfg.sae.k > cfg.sae.num_latents:
         fail("sae.k", f"must not exceed sae.num_latents={cfg.sae.num_latents}; lower k")
+    if cfg.sae.prefixes:
+        increasing = (0, *cfg.sae.prefixes, cfg.sae.num_latents)
+        if any(a >= b for a, b in itertools.pairwise(increasing)):
+            fail("sae.prefixes", f"must rise, from 1 to below num_latents={cfg.sae.num_latents}")
+        if cfg.sae.arch not in _SELECTING:
+            fail("sae.prefixes", f"only {' and '.join(_SELECTING)} have them")
+    for path in ("sae.auxk_alpha", "sae.multi_topk"):
+        if field_value(cfg, path) and cfg.sae.arch not in _SELECTING:
+            fail(path, f"only {' and '.join(_SELECTING)} have it")
     if cfg.data.skip_tokens >= cfg.data.context_length:
         fail("data.skip_tokens", f"must be below data.context_length={cfg.data.context_length}")
     if cfg.train.batch_tokens % cfg.data.context_length:
@@ -257,59 +310,3 @@ def windows_per_batch(cfg: Config) -> int:
 def tokens_per_batch(cfg: Config) -> int:
     """Tokens that the autoencoders see in a step: skipped tokens are read, but not trained on."""
     return windows_per_batch(cfg) * (cfg.data.context_length - cfg.data.skip_tokens)
-
-
-def to_json(cfg: Config) -> str:
-    """The configuration as indented JSON; `from_json` inverts it."""
-    return json.dumps(dataclasses.asdict(cfg), indent=2) + "\n"
-
-
-def from_json(text: str) -> Config:
-    """Reads what `to_json` wrote.
-
-    Raises:
-      InputError: For unknown or missing fields, naming them.
-    """
-
-    def build(cls: Any, values: dict[str, Any], path: str) -> Any:
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        if wrong := sorted(values.keys() ^ fields.keys()):
-            raise InputError(
-                f"configuration fields {', '.join(path + name for name in wrong)} are unknown or "
-                "missing: the file was written by another version of saejax"
-            )
-        made = {
-            name: build(fields[name].type, value, f"{path}{name}.")
-            if dataclasses.is_dataclass(fields[name].type)
-            else tuple(value)
-            if isinstance(value, list)
-            else value
-            for name, value in values.items()
-        }
-        return cls(**made)
-
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"the configuration is not valid JSON: {error}") from None
-    return build(Config, values, "")
-
-
-def differences(a: Config, b: Config) -> list[str]:
-    """Dotted paths, with both values, of the fields in which two configurations differ."""
-
-    def flatten(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for name, value in values.items():
-            if isinstance(value, dict):
-                flat |= flatten(value, f"{path}{name}.")
-            else:
-                flat[path + name] = value
-        return flat
-
-    flat_a, flat_b = flatten(dataclasses.asdict(a)), flatten(dataclasses.asdict(b))
-    return [
-        f"{path}: {flat_a[path]!r} != {flat_b[path]!r}"
-        for path in flat_a
-        if flat_a[path] != flat_b[path]
-    ]

@@ -26,6 +26,11 @@ _SPECS = {
     "b_enc": PartitionSpec(SEED, LATENT),  # [S, N]
     "w_dec": PartitionSpec(SEED, LATENT, None),  # [S, N, D]
     "b_dec": PartitionSpec(SEED, None),  # [S, D]
+    "r_mag": PartitionSpec(SEED, LATENT),  # [S, N]
+    "b_mag": PartitionSpec(SEED, LATENT),  # [S, N]
+    "log_threshold": PartitionSpec(SEED, LATENT),  # [S, N]
+    "threshold": PartitionSpec(SEED),  # [S]
+    "input_scale": REPLICATED,
     "tokens_since_fired": PartitionSpec(SEED, LATENT),  # [S, N]
     "step": REPLICATED,
 }

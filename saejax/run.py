@@ -3,6 +3,7 @@
 train: text -> activations -> autoencoders; overlap: autoencoders -> matchings -> results.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -35,17 +35,22 @@ from saejax.lm import (
 )
 from saejax.progress import Progress
 from saejax.rundir import RunDir, commit, versions
-from saejax.sae.init import initial_decoder_bias
 from saejax.sae.sae import Sae
 from saejax.train import optim
 from saejax.train.checkpoint import Checkpoints
+from saejax.train.loggers import WandbLogger
 from saejax.train.loop import train
 from saejax.train.state import init_state, to_saes
 from saejax.train.step import make_step
 
 
-def train_run(cfg: Config, run: RunDir) -> dict[int, Sae]:
+def train_run(cfg: Config, run: RunDir, logger: WandbLogger | None = None) -> dict[int, Sae]:
     """Trains the autoencoders of a run, or what is left of it, and exports them.
+
+    Args:
+      cfg: The run.
+      run: Its directory.
+      logger: Gets the metrics, besides metrics.jsonl.
 
     Returns:
       The autoencoder of each seed.
@@ -64,25 +69,29 @@ def train_run(cfg: Config, run: RunDir) -> dict[int, Sae]:
     mesh_lib.check_divides(mesh, mesh_lib.DATA, windows_per_batch=windows_per_batch(cfg))
     source, activations = _activations(cfg, run, mesh)
     total = num_steps(cfg, len(source))
-    checkpoints = Checkpoints(run.checkpoints, keep=cfg.train.checkpoints_kept)
+    checkpoints = Checkpoints(
+        run.checkpoints,
+        keep=cfg.train.checkpoints_kept,
+        keep_every_steps=cfg.train.checkpoint_keep_every_steps,
+    )
     batches = make_batches(cfg, source)
     optimizer = optim.make_optimizer(cfg, total, latent_axis=mesh_lib.LATENT)
-    first_BD = activations(next(make_batches(cfg, source))).astype(jnp.float32)
-    bias_D = jax.jit(initial_decoder_bias, static_argnums=1)(first_BD, cfg.train.decoder_bias_init)
-    state = init_state(cfg, bias_D, optimizer, mesh)
+    first_BD = activations(next(make_batches(cfg, source)))
+    state = init_state(cfg, first_BD, optimizer, mesh)
     if checkpoints.latest is not None:
         state = checkpoints.restore(state, batches)
-    state = train(
-        cfg,
-        state=state,
-        step=make_step(cfg, optimizer, state, mesh),
-        batches=batches,
-        activations=activations,
-        checkpoints=checkpoints,
-        num_steps=total,
-        metrics_path=run.metrics,
-    )
-    checkpoints.close()
+    with contextlib.nullcontext() if logger is None else logger:
+        state = train(
+            cfg,
+            state=state,
+            step=make_step(cfg, optimizer, state, mesh),
+            batches=batches,
+            activations=activations,
+            checkpoints=checkpoints,
+            num_steps=total,
+            metrics_path=run.metrics,
+            logger=logger,
+        )
     saes = to_saes(
         state,
         cfg,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import jax
 
-from saejax.config import Config, differences, from_json, to_json
+from saejax.config import Config
+from saejax.config_json import differences, from_json, to_json
 from saejax.errors import InputError
 from saejax.files import atomic_write
 
@@ -26,6 +27,9 @@ _VERSIONED = (
     "numpy",
     "scipy",
 )
+# Fields that a run may go on with another value of: they do not change what it computes, up to
+# rounding in the case of the mesh.
+_MAY_CHANGE = ("mesh.", "train.checkpoint", "train.log_every_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +111,15 @@ def open_run(cfg: Config, workdir: str | Path) -> RunDir:
 
     Raises:
       InputError: If the directory holds another configuration, naming the fields, or files
-        that are no run.
+        that are no run. The mesh and the intervals of checkpoints and logs may differ.
     """
     run = RunDir(Path(workdir))
     started = run.root.is_dir() and any(
         path not in (run.config, run.versions) for path in run.root.iterdir()
     )
     if run.config.exists() and started:
-        if changed := differences(run.read_config(), cfg):
+        changed = differences(run.read_config(), cfg)
+        if changed := [text for text in changed if not text.startswith(_MAY_CHANGE)]:
             raise InputError(
                 f"{run.root} holds a run with another configuration (there != here): "
                 f"{'; '.join(changed)}. Use another --workdir, or set these back to continue"

@@ -1,11 +1,8 @@
-"""The configuration: checks name the value, JSON round-trips, presets have their sources."""
+"""The configuration: checks name the value, presets have their sources."""
 
 import dataclasses
-import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from saejax import config
 from saejax.config import Config
@@ -38,6 +35,14 @@ def test_fitting_and_default_configurations_pass():
     [
         ("sae.k", 2_000_000, "must not exceed sae.num_latents=32768"),
         ("sae.k", 0, "at least 1"),
+        ("sae.arch", "linear", "choose one of topk, batch_topk, relu, gated, jump_relu"),
+        ("sae.prefixes", (64, 32), "must rise"),
+        ("sae.prefixes", (64, 32_768), "below num_latents=32768"),
+        ("sae.auxk_alpha", -1.0, "at least 0"),
+        ("sae.bandwidth", 0.0, "above 0"),
+        ("train.checkpoint_every_minutes", -1.0, "a finite number, 0 for never or above"),
+        ("train.checkpoint_every_minutes", float("inf"), "a finite number, 0 for never or above"),
+        ("train.checkpoint_keep_every_steps", -1, "at least 0"),
         ("sae.arch", "topp", "choose one of topk"),
         ("lm.dtype", "float8", "float32, bfloat16"),
         ("data.order", "random", "shuffled, in_order"),
@@ -81,29 +86,13 @@ def test_every_choice_and_bound_names_an_existing_field():
         config.field_value(cfg, path)
 
 
-@given(
-    seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, unique=True),
-    k=st.integers(1, 99),
-    lr_scale=st.floats(1e-3, 1e3),
-    source=st.text(),
+@pytest.mark.parametrize(
+    ("path", "value"), [("prefixes", (8,)), ("auxk_alpha", 0.1), ("multi_topk", True)]
 )
-def test_json_round_trip(seeds, k, lr_scale, source):
-    cfg = fitting(init_seeds=tuple(seeds), sae__k=k, train__lr_scale=lr_scale, data__source=source)
-    assert config.from_json(config.to_json(cfg)) == cfg
-
-
-def test_json_of_another_version_names_the_fields():
-    values = json.loads(config.to_json(Config()))
-    values["sae"]["kk"] = values["sae"].pop("k")
-    with pytest.raises(InputError, match=r"sae\.k, sae\.kk"):
-        config.from_json(json.dumps(values))
-    with pytest.raises(InputError, match="not valid JSON"):
-        config.from_json("{")
-
-
-def test_differences_are_the_changed_paths():
-    assert config.differences(fitting(), fitting()) == []
-    assert config.differences(fitting(), fitting(sae__k=8)) == ["sae.k: 32 != 8"]
+def test_losses_of_topk_are_refused_elsewhere(path, value):
+    cfg = fitting(sae__arch="relu", **{f"sae__{path}": value})
+    with pytest.raises(InputError, match=rf"sae\.{path}=.*only topk and batch_topk"):
+        config.check(cfg)
 
 
 def test_learning_rate_is_the_papers():

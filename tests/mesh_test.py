@@ -47,7 +47,7 @@ def test_every_leaf_of_the_state_has_its_place():
     cfg.sae.num_latents, cfg.sae.k = 64, 4
     made = mesh.make_mesh(MeshConfig(2, 2, 2))
     optimizer = make_optimizer(cfg, 10, latent_axis="latent")
-    state = init_state(cfg, jnp.zeros(8), optimizer, made)
+    state = init_state(cfg, jnp.ones((4, 8)), optimizer, made)
     assert state.params.w_dec.sharding.spec == P("seed", "latent", None)
     adam = next(
         s

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from saejax import run as stages
 from saejax.config import Config, DataConfig, LmConfig, MeshConfig, SaeConfig, TrainConfig, check
 from saejax.errors import InputError
 from saejax.report import write_report
-from saejax.rundir import open_run
-from saejax.train import loop
+from saejax.rundir import RunDir, open_run
+from saejax.train import checkpoint, loop
 from saejax.train.interrupt import Interrupted
 from saejax.train.metrics import NonFiniteError
 
@@ -184,6 +185,68 @@ def test_crash_between_checkpoints_resumes_from_the_last(cfg, straight, tmp_path
     assert [m["step"] for m in metrics(tmp_path / "run")] == list(range(12))
 
 
+def crash_at(cfg, root, at_step, step):
+    """Checkpoints of a run that crashed in the call of a step."""
+    with at_step(step, lambda: 1 / 0), pytest.raises(ZeroDivisionError):
+        train(cfg, root)
+    return sorted(int(p.name) for p in (root / "checkpoints").iterdir())
+
+
+def test_checkpoints_by_minutes_come_besides_those_by_steps(cfg, tmp_path, at_step):
+    cfg.train.checkpoint_every_minutes = 0.0
+    assert crash_at(cfg, tmp_path / "steps", at_step, 9) == [5]
+    cfg.train.checkpoint_every_minutes = 1e-9
+    assert crash_at(cfg, tmp_path / "minutes", at_step, 9) == [7, 8]
+    for wrong in (-1.0, float("nan"), float("inf")):
+        cfg.train.checkpoint_every_minutes = wrong
+        with pytest.raises(InputError, match=r"train\.checkpoint_every_minutes=.*0 for never"):
+            check(cfg)
+
+
+def test_every_nth_checkpoint_is_kept_for_good(cfg, tmp_path, at_step):
+    cfg.train.checkpoint_keep_every_steps, cfg.train.checkpoints_kept = 4, 1
+    assert crash_at(cfg, tmp_path / "run", at_step, 12) == [4, 8, 10]
+
+
+def test_damaged_checkpoint_falls_back_and_the_result_is_the_same(cfg, straight, tmp_path, at_step):
+    saes, straight_root = straight(cfg)
+    root = tmp_path / "run"
+    assert crash_at(cfg, root, at_step, 12) == [5, 10]
+    largest = max((root / "checkpoints/10/state").rglob("*"), key=lambda p: p.stat().st_size)
+    os.truncate(largest, largest.stat().st_size - 1)
+    with pytest.warns(UserWarning, match=r"checkpoints/10: .* goes back to step 5"):
+        assert_equal_saes(train(cfg, root), saes)
+    assert sorted(p.name for p in (root / "checkpoints").iterdir()) == ["10", "10.broken", "12"]
+    without_rate = [
+        [{k: v for k, v in m.items() if k != "tokens_per_second"} for m in metrics(path)]
+        for path in (root, straight_root)
+    ]
+    assert without_rate[0] == without_rate[1]
+
+
+def test_run_without_a_readable_checkpoint_says_how_to_start_anew(cfg, straight, tmp_path, at_step):
+    saes, _ = straight(cfg)
+    root = tmp_path / "run"
+    assert crash_at(cfg, root, at_step, 9) == [5]
+    shutil.rmtree(root / "checkpoints/5/batches")
+    before = metrics(root)
+    with pytest.raises(InputError, match=r"no checkpoint in .*batches/\S+ is missing.*delete that"):
+        train(cfg, root)
+    assert metrics(root) == before
+    shutil.rmtree(root / "checkpoints")
+    assert_equal_saes(train(cfg, root), saes)
+
+
+def test_goes_on_on_another_mesh(cfg, straight, tmp_path, at_step):
+    saes, _ = straight(cfg)
+    assert crash_at(cfg, tmp_path / "run", at_step, 7) == [5]
+    cfg.mesh = MeshConfig(2, 2, 2)
+    other = stages.train_run(cfg, RunDir(tmp_path / "run"))
+    for seed in saes:
+        np.testing.assert_allclose(other[seed].w_dec, saes[seed].w_dec, atol=1e-5)
+        np.testing.assert_allclose(other[seed].w_enc, saes[seed].w_enc, atol=1e-5)
+
+
 def test_stored_and_streamed_activations_train_alike(cfg, straight):
     cfg.data.store_dtype = "float32"
     stored, _ = straight(cfg)
@@ -234,6 +297,12 @@ def test_other_configuration_is_refused(cfg, straight):
     cfg.sae.k = 5
     with pytest.raises(InputError, match=r"another configuration .*sae\.k: 4 != 5.*--workdir"):
         open_run(cfg, root)
+
+
+def test_a_run_goes_on_with_another_mesh_and_other_intervals(cfg, straight):
+    _, root = straight(cfg)
+    cfg.mesh.data, cfg.train.checkpoint_every_steps, cfg.train.log_every_steps = 1, 7, 9
+    assert open_run(cfg, root).root == root
 
 
 def test_run_that_computed_nothing_takes_the_corrected_configuration(cfg, tmp_path):
@@ -296,9 +365,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(
 
     with monkeypatch.context() as patch:
         if full == "checkpoints":
-            patch.setattr(
-                "orbax.checkpoint.v1.training.Checkpointer.save_checkpointables", no_space
-            )
+            patch.setattr(checkpoint.ocp, "save_checkpointables", no_space)
         else:
             patch.setattr(os, "fsync", fsync)
         with pytest.raises(InputError, match=f"no space left on the disk while writing .*{full}"):
@@ -307,24 +374,70 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(
     assert_equal_saes(stages.train_run(cfg, run), saes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.0, 0.2, 0.5, 1.0, 2.0])
-def test_kill_9_at_any_moment_and_resume_is_bitwise_the_same(cfg, straight, tmp_path, delay):
-    """The process dies `delay` seconds after its first metrics, in the middle of anything."""
-    cfg.train.checkpoint_every_steps, cfg.data.epochs = 2, 30
-    saes, _ = straight(cfg)
-    root = tmp_path / "run"
-    run = open_run(cfg, root)
+def start(run):
+    """A process that trains, with the compiled code of these tests."""
     code = (
         "import sys; from pathlib import Path; from saejax import run; "
         "from saejax.rundir import RunDir; r = RunDir(Path(sys.argv[1])); "
         "run.train_run(r.read_config(), r)"
     )
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    process = subprocess.Popen([sys.executable, "-c", code, root], env=environment)
-    while not (run.metrics.exists() and run.metrics.stat().st_size) and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(delay)
+    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+    return subprocess.Popen([sys.executable, "-c", code, run.root], env=environment)
+
+
+def kill_when(process, happened, *, after=0.0):
+    """Ends the process with SIGKILL some seconds after something has happened."""
+    while not happened() and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(after)
     process.kill()
     process.wait()
+
+
+def being_written(run):
+    """The folders of unfinished checkpoints, orbax's own among them."""
+    return list(run.checkpoints.glob("*.partial*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.2, 0.5, 1.0, 2.0])
+def test_kill_9_at_any_moment_and_resume_is_bitwise_the_same(cfg, straight, tmp_path, delay):
+    """The process dies `delay` seconds after its first metrics, in the middle of anything."""
+    cfg.train.checkpoint_every_steps, cfg.data.epochs = 2, 30
+    saes, _ = straight(cfg)
+    run = open_run(cfg, tmp_path / "run")
+    kill_when(start(run), lambda: run.metrics.exists() and run.metrics.stat().st_size, after=delay)
+    assert_equal_saes(stages.train_run(cfg, run), saes)
+
+
+def test_kill_9_while_saving_and_resume_is_bitwise_the_same(cfg, straight, tmp_path):
+    saes, _ = straight(cfg)
+    run = open_run(cfg, tmp_path / "run")
+    kill_when(start(run), lambda: being_written(run))
+    assert being_written(run), "the process died after it had saved"
+    assert not run.sae(cfg.hookpoint, 1).exists()
+    assert_equal_saes(stages.train_run(cfg, run), saes)
+    assert not being_written(run)
+
+
+@pytest.mark.slow
+def test_kill_9_in_save_after_save_and_resume_is_bitwise_the_same(cfg, straight, tmp_path):
+    """Every process dies at another moment of its second save: writing, summing, deleting."""
+    cfg.train.checkpoint_every_steps, cfg.data.epochs = 2, 30
+    saes, _ = straight(cfg)
+    run = open_run(cfg, tmp_path / "run")
+    inside = 0
+    for after in (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07):
+        before = {p.name for p in run.checkpoints.glob("*") if p.name.isdecimal()}
+
+        def second_save(before=before):
+            return any(p.name.partition(".")[0] not in before for p in being_written(run)) and any(
+                p.name.isdecimal() and p.name not in before for p in run.checkpoints.glob("*")
+            )
+
+        kill_when(start(run), second_save, after=after)
+        inside += bool(being_written(run))
+    assert inside >= 2
+    assert not run.sae(cfg.hookpoint, 1).exists()
     assert_equal_saes(stages.train_run(cfg, run), saes)

@@ -24,6 +24,9 @@ _HOOK_NAMES = {
     ".self_attn": "hook_attn_out",
 }
 
+# Our names of architectures to SAELens'.
+_ARCHITECTURES = {"topk": "topk", "relu": "standard", "jump_relu": "jumprelu", "gated": "gated"}
+
 
 def hook_name(hookpoint: str) -> str:
     """TransformerLens' name of a hook point, where there is one; else the name unchanged."""
@@ -32,19 +35,27 @@ def hook_name(hookpoint: str) -> str:
     return hookpoint
 
 
-def save(sae: Sae, path: Path) -> None:
-    """Writes a TopK autoencoder as a SAELens v6 directory.
+def _tensor_names(arch: str) -> dict[str, str]:
+    """Field of `Sae` -> name of the tensor."""
+    names = {"w_enc": "W_enc", "b_enc": "b_enc", "w_dec": "W_dec", "b_dec": "b_dec"}
+    if arch == "gated":
+        names |= {"b_enc": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}
+    return names | ({"threshold": "threshold"} if arch == "jump_relu" else {})
 
-    Tensors: W_enc [D, N], b_enc [N], W_dec [N, D], b_dec [D], float32. The configuration is
-    written last: a directory with one is complete.
+
+def save(sae: Sae, path: Path) -> None:
+    """Writes an autoencoder as a SAELens v6 directory.
+
+    Tensors: W_enc [D, N], W_dec [N, D], b_dec [D], and by architecture b_enc [N], threshold [N],
+    or b_gate, r_mag and b_mag [N]; float32. The configuration is written last: a directory with
+    one is complete.
     """
     metadata = dict(sae.metadata)
     config = {
-        "architecture": "topk",
+        "architecture": _ARCHITECTURES[sae.arch],
         "d_in": sae.d_model,
         "d_sae": sae.num_latents,
-        "k": sae.k,
-        "rescale_acts_by_decoder_norm": False,
+        **({"k": sae.k, "rescale_acts_by_decoder_norm": False} if sae.arch == "topk" else {}),
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
@@ -59,12 +70,7 @@ def save(sae: Sae, path: Path) -> None:
             **metadata,
         },
     }
-    tensors = {
-        "W_enc": sae.w_enc,
-        "b_enc": sae.b_enc,
-        "W_dec": sae.w_dec,
-        "b_dec": sae.b_dec,
-    }
+    tensors = {tensor: getattr(sae, name) for name, tensor in _tensor_names(sae.arch).items()}
     with atomic_write(path / WEIGHTS) as file:
         file.write(
             safetensors.numpy.save(
@@ -76,7 +82,7 @@ def save(sae: Sae, path: Path) -> None:
 
 
 def load(path: Path) -> Sae:
-    """Reads a TopK autoencoder from a SAELens v6 directory.
+    """Reads an autoencoder from a SAELens v6 directory.
 
     Raises:
       InputError: For a missing, truncated or unsupported file, naming it.
@@ -91,22 +97,29 @@ def load(path: Path) -> Sae:
         raise InputError(f"{path / CONFIG}: not JSON: {error}") from None
     except safetensors.SafetensorError as error:
         raise InputError(f"{path / WEIGHTS}: truncated or not safetensors: {error}") from None
-    for field, wanted in (
-        ("architecture", "topk"),
-        ("apply_b_dec_to_input", True),
-        ("normalize_activations", "none"),
-        ("rescale_acts_by_decoder_norm", False),
-    ):
-        if config.get(field) != wanted:
+    arch = {theirs: ours for ours, theirs in _ARCHITECTURES.items()}.get(config.get("architecture"))
+    if arch is None:
+        raise InputError(
+            f"{path / CONFIG}: architecture={config.get('architecture')!r} cannot be read, only "
+            f"{', '.join(_ARCHITECTURES.values())}"
+        )
+    wanted = {"apply_b_dec_to_input": True, "normalize_activations": "none"}
+    if arch == "topk":
+        wanted["rescale_acts_by_decoder_norm"] = False
+    for field, value in wanted.items():
+        if config.get(field) != value:
             raise InputError(
-                f"{path / CONFIG}: {field}={config.get(field)!r} cannot be read, only {wanted!r}"
+                f"{path / CONFIG}: {field}={config.get(field)!r} cannot be read, only {value!r}"
             )
+    width, count = config["d_in"], config["d_sae"]
+    shapes = {"w_enc": (width, count), "w_dec": (count, width), "b_dec": (width,)}
     return Sae(
-        w_enc=_tensor(tensors, "W_enc", (config["d_in"], config["d_sae"]), path),
-        b_enc=_tensor(tensors, "b_enc", (config["d_sae"],), path),
-        w_dec=_tensor(tensors, "W_dec", (config["d_sae"], config["d_in"]), path),
-        b_dec=_tensor(tensors, "b_dec", (config["d_in"],), path),
-        k=config["k"],
+        **{
+            name: _tensor(tensors, tensor, shapes.get(name, (count,)), path)
+            for name, tensor in _tensor_names(arch).items()
+        },
+        arch=arch,
+        k=config["k"] if arch == "topk" else count,
         metadata=tuple(
             sorted(
                 (name, value)

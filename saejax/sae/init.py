@@ -20,13 +20,17 @@ class Params(NamedTuple):
     """What is trained. Stacked seeds have a leading axis [S].
 
     The encoder is held latent by latent, `enc_rows` = W_enc transposed, because its gradient
-    is a sum of rows; `Sae` has the usual W_enc [D, N].
+    is a sum of rows; `Sae` has the usual W_enc [D, N]. The last three belong to gated (its
+    magnitudes) and to JumpReLU autoencoders, and are None in all others.
     """
 
     enc_rows: Float[Array, "*S N D"]
     b_enc: Float[Array, "*S N"]
     w_dec: Float[Array, "*S N D"]
     b_dec: Float[Array, "*S D"]
+    r_mag: Float[Array, "*S N"] | None = None
+    b_mag: Float[Array, "*S N"] | None = None
+    log_threshold: Float[Array, "*S N"] | None = None
 
 
 def unit_rows(w_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:

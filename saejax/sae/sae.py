@@ -1,6 +1,6 @@
 """A sparse autoencoder as a plain record, and its two maps: encode and decode.
 
-Dimension letters: B tokens, D activation width, N latents, K active latents per token.
+Dimension letters: B tokens, D activation width, N latents, K most active latents per token.
 """
 
 import typing
@@ -18,16 +18,25 @@ from saejax.sae import sparse
 @typing.no_type_check
 @struct.dataclass
 class Sae:
-    """A trained TopK autoencoder.
+    """A trained autoencoder, x_hat = f(x) W_dec + b_dec.
 
-    f(x) = TopK(relu((x - b_dec) W_enc + b_enc)),  x_hat = f(x) W_dec + b_dec
+    With z = (x - b_dec) W_enc + b_enc the codes are, by architecture,
+
+    - "topk": f = TopK(relu(z)),
+    - "relu": f = relu(z),
+    - "jump_relu": f = relu(z) where relu(z) > threshold,
+    - "gated": f = relu((z - b_enc) exp(r_mag) + b_mag) where z > 0.
 
     Attributes:
       w_enc: Encoder [D, N], one column a latent.
-      b_enc: Encoder bias [N].
-      w_dec: Decoder [N, D], one row a latent, of unit norm after training.
+      b_enc: Encoder bias [N]; of a gated one, that of the gate.
+      w_dec: Decoder [N, D], one row a latent, of unit norm after training of most kinds.
       b_dec: Decoder bias [D], also subtracted from the input.
-      k: Active latents per token.
+      k: Most active latents per token; N where their number is not limited.
+      arch: Which of these it is.
+      threshold: [N], of "jump_relu".
+      r_mag: [N], of "gated".
+      b_mag: [N], of "gated".
       metadata: Where the autoencoder comes from: model name, hook point, seed. Pairs, sorted
         by name, so that the record stays hashable under `jax.jit`.
     """
@@ -38,6 +47,10 @@ class Sae:
     b_dec: Array | np.ndarray
     k: int = struct.field(pytree_node=False)
     metadata: tuple[tuple[str, str | int], ...] = struct.field(pytree_node=False, default=())
+    arch: str = struct.field(pytree_node=False, default="topk")
+    threshold: Array | np.ndarray | None = None
+    r_mag: Array | np.ndarray | None = None
+    b_mag: Array | np.ndarray | None = None
 
     @property
     def num_latents(self) -> int:
@@ -64,9 +77,9 @@ class Codes(typing.NamedTuple):
 
 @jax.jit
 def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
-    """Codes of activations: TopK(relu((x - b_dec) W_enc + b_enc)).
+    """Codes of activations, the k largest: see `Sae`.
 
-    A token with fewer than k positive pre-activations has zeros among its values. Holds the
+    A token with fewer than k active latents has zeros among its values. Holds the
     pre-activations [B, N] of the tokens given: pass large inputs in pieces.
 
     Example:
@@ -79,11 +92,19 @@ def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
       [[3.0, 0.0]]
     """
     w_enc_DN, b_enc_N, b_dec_D = map(jnp.asarray, (sae.w_enc, sae.b_enc, sae.b_dec))
-    values, indices = sparse.encode_topk(x_BD, w_enc_DN.T, b_enc_N, b_dec_D, sae.k, None)
-    return Codes(values, indices)
+    pre_BN = sparse.preactivations(x_BD, w_enc_DN.T, b_enc_N, b_dec_D)
+    code_BN = jax.nn.relu(pre_BN)
+    if sae.arch == "jump_relu":
+        code_BN = jnp.where(code_BN > jnp.asarray(sae.threshold)[None], code_BN, 0.0)
+    elif sae.arch == "gated":
+        r_mag_N, b_mag_N = jnp.asarray(sae.r_mag), jnp.asarray(sae.b_mag)
+        magnitude_BN = (pre_BN - b_enc_N[None]) * jnp.exp(r_mag_N)[None] + b_mag_N[None]
+        code_BN = jnp.where(pre_BN > 0, jax.nn.relu(magnitude_BN), 0.0)
+    return Codes(*sparse.top_k(code_BN, min(sae.k, sae.num_latents)))
 
 
 @jax.jit
 def decode(sae: Sae, codes: Codes) -> Float[Array, "B D"]:
     """Reconstruction x_hat = sum_k values[b, k] W_dec[indices[b, k]] + b_dec."""
-    return sparse.decode_sparse(codes.values, codes.indices, sae.w_dec) + sae.b_dec[None]
+    w_dec_ND, b_dec_D = jnp.asarray(sae.w_dec), jnp.asarray(sae.b_dec)
+    return sparse.weighted_rows(codes.values, codes.indices, w_dec_ND) + b_dec_D[None]

@@ -12,16 +12,16 @@ own that are among the K best of all: full rows of pre-activations never move.
 Dimension letters: B tokens, D activation width, N latents on this device, K active latents.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # Latents in a group of the two-stage selection: 16 measured fastest of 8 to 64 on CPU.
 _GROUP = 16
+# Slots that are written out one after another when rows are added up.
+_UNROLLED = 64
 
 
 def top_k(x_BN: Float[Array, "B N"], k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
@@ -72,9 +72,25 @@ def weighted_rows(
     value_BK: Float[Array, "B K"], index_BK: Int[Array, "B K"], w_ND: Float[Array, "N D"]
 ) -> Float[Array, "B D"]:
     """sum_k value[b, k] w[index[b, k]], accumulated slot by slot: memory O(B D)."""
-    acc_BD = value_BK[:, 0:1] * w_ND[index_BK[:, 0]]
-    for slot in range(1, value_BK.shape[1]):
-        acc_BD += value_BK[:, slot : slot + 1] * w_ND[index_BK[:, slot]]
+    whole = value_BK.shape[1] // _UNROLLED * _UNROLLED if value_BK.shape[1] > _UNROLLED else 0
+    # Compiling grows with the slots written out, so that many are a loop over groups of them.
+    acc_BD = 0.0 * value_BK[:, :1] * w_ND[index_BK[:, 0]] if whole else None
+    if acc_BD is not None:
+
+        def group(acc_BD: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+            for value_B, index_B in zip(*part, strict=True):
+                acc_BD += value_B[:, None] * w_ND[index_B]
+            return acc_BD, None
+
+        values, indices = (
+            part_BK[:, :whole].T.reshape(-1, _UNROLLED, len(part_BK))
+            for part_BK in (value_BK, index_BK)
+        )
+        acc_BD, _ = lax.scan(group, acc_BD, (values, indices))
+    for slot in range(whole, value_BK.shape[1]):
+        part_BD = value_BK[:, slot : slot + 1] * w_ND[index_BK[:, slot]]
+        acc_BD = part_BD if acc_BD is None else acc_BD + part_BD
+    assert acc_BD is not None  # There is at least one slot.
     return acc_BD
 
 
@@ -99,6 +115,60 @@ def _scatter_rows(value_BK: Array, index_BK: Array, g_BD: Array, num_latents: in
     zero = 0.0 * value_BK[0, 0]
     zeros_ND = jnp.broadcast_to(zero, (num_latents, g_BD.shape[1]))
     return lax.fori_loop(0, g_BD.shape[0], add, zeros_ND)
+
+
+def preactivations(
+    x_BD: Float[Array, "B D"],
+    enc_rows_ND: Float[Array, "N D"],
+    b_enc_N: Float[Array, " N"],
+    b_dec_D: Float[Array, " D"],
+) -> Float[Array, "B N"]:
+    """(x - b_dec) W_enc + b_enc, cut off from gradients: see `preactivations_at`."""
+    pre_BN = (x_BD - b_dec_D[None]) @ enc_rows_ND.T + b_enc_N[None]
+    return lax.stop_gradient(pre_BN)
+
+
+@jax.custom_vjp
+def preactivations_at(
+    pre_BN: Float[Array, "B N"],
+    index_BK: Int[Array, "B K"],
+    x_BD: Float[Array, "B D"],
+    enc_rows_ND: Float[Array, "N D"],
+    b_enc_N: Float[Array, " N"],
+    b_dec_D: Float[Array, " D"],
+) -> Float[Array, "B K"]:
+    """pre[b, index[b, k]], with the gradients of the parameters that `pre` was made from.
+
+    The gradient adds K rows per token to W_enc and never forms a [B, N] array.
+
+    Args:
+      pre_BN: From `preactivations` with the same further arguments.
+      index_BK: Distinct within a token.
+      x_BD: Activations of the language model.
+      enc_rows_ND: W_enc transposed.
+      b_enc_N: Encoder bias.
+      b_dec_D: Decoder bias.
+    """
+    return jnp.take_along_axis(pre_BN, index_BK, axis=1)
+
+
+def _at_forward(pre_BN, index_BK, x_BD, enc_rows_ND, b_enc_N, b_dec_D):
+    value_BK = preactivations_at(pre_BN, index_BK, x_BD, enc_rows_ND, b_enc_N, b_dec_D)
+    return value_BK, (index_BK, x_BD, enc_rows_ND, b_dec_D)
+
+
+def _at_backward(residuals, dvalue_BK):
+    index_BK, x_BD, enc_rows_ND, b_dec_D = residuals
+    N = enc_rows_ND.shape[0]
+    db_enc_N = jnp.zeros_like(enc_rows_ND[:, 0]).at[index_BK.reshape(-1)].add(dvalue_BK.reshape(-1))
+    denc_rows_ND = _scatter_rows(dvalue_BK, index_BK, x_BD - b_dec_D[None], N)
+    dx_BD = weighted_rows(dvalue_BK, index_BK, enc_rows_ND)
+    # Equal to -dx.sum(0); summing over latents first needs no [B, D] array.
+    db_dec_D = -(db_enc_N @ enc_rows_ND)
+    return None, None, dx_BD, denc_rows_ND, db_enc_N, db_dec_D
+
+
+preactivations_at.defvjp(_at_forward, _at_backward)
 
 
 def encode_topk(
@@ -129,37 +199,26 @@ def encode_topk(
     References:
       Gao et al., Scaling and evaluating sparse autoencoders (2024), arXiv 2406.04093, 2.3.
     """
-    return _encode(x_BD, enc_rows_ND, b_enc_N, b_dec_D, k, axis)  # pyright: ignore[reportReturnType]
+    encoder = x_BD, enc_rows_ND, b_enc_N, b_dec_D
+    pre_BN = preactivations(*encoder)
+    index_BK, kept_BK = select(pre_BN, k, axis)
+    return jnp.where(kept_BK, preactivations_at(pre_BN, index_BK, *encoder), 0.0), index_BK
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _encode(x_BD, enc_rows_ND, b_enc_N, b_dec_D, k, axis):
-    pre_BN = (x_BD - b_dec_D[None]) @ enc_rows_ND.T + b_enc_N[None]
+def select(
+    pre_BN: Float[Array, "B N"], k: int, axis: str | None
+) -> tuple[Int[Array, "B K"], Bool[Array, "B K"]]:
+    """Indices of the k largest of each token, and which of them are active: see `active`."""
     value_BK, index_BK = top_k(pre_BN, min(k, pre_BN.shape[1]))
-    value_BK = jnp.maximum(value_BK, 0.0)
+    return index_BK, active(value_BK, k, axis)
+
+
+def active(value_BK: Float[Array, "B K"], k: int, axis: str | None) -> Bool[Array, "B K"]:
+    """Which of a token's largest values are positive and, over an axis, among the k largest."""
+    value_BK = jnp.maximum(lax.stop_gradient(value_BK), 0.0)
     if axis is not None:
         value_BK = _keep_global_top_k(value_BK, k, axis)
-    return value_BK, index_BK
-
-
-def _encode_forward(x_BD, enc_rows_ND, b_enc_N, b_dec_D, k, axis):
-    value_BK, index_BK = encode_topk(x_BD, enc_rows_ND, b_enc_N, b_dec_D, k, axis)
-    return (value_BK, index_BK), (x_BD, enc_rows_ND, b_dec_D, value_BK, index_BK)
-
-
-def _encode_backward(k, axis, residuals, cotangents):
-    x_BD, enc_rows_ND, b_dec_D, value_BK, index_BK = residuals
-    N = enc_rows_ND.shape[0]
-    dvalue_BK = jnp.where(value_BK > 0, cotangents[0], 0.0)
-    db_enc_N = jnp.zeros_like(enc_rows_ND[:, 0]).at[index_BK.reshape(-1)].add(dvalue_BK.reshape(-1))
-    denc_rows_ND = _scatter_rows(dvalue_BK, index_BK, x_BD - b_dec_D[None], N)
-    dx_BD = weighted_rows(dvalue_BK, index_BK, enc_rows_ND)
-    # Equal to -dx.sum(0); summing over latents first needs no [B, D] array.
-    db_dec_D = -(db_enc_N @ enc_rows_ND)
-    return dx_BD, denc_rows_ND, db_enc_N, db_dec_D
-
-
-_encode.defvjp(_encode_forward, _encode_backward)
+    return value_BK > 0
 
 
 @jax.custom_vjp

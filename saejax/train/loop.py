@@ -17,6 +17,7 @@ from saejax.progress import Progress
 from saejax.train import optim
 from saejax.train.checkpoint import Checkpoints
 from saejax.train.interrupt import Interrupted, SignalFlag
+from saejax.train.loggers import WandbLogger
 from saejax.train.metrics import MetricsLog, Record, check_finite
 from saejax.train.state import TrainState
 from saejax.train.step import Metrics, Step
@@ -35,6 +36,7 @@ def train(
     checkpoints: Checkpoints,
     num_steps: int,
     metrics_path: Path,
+    logger: WandbLogger | None = None,
 ) -> TrainState:
     """Trains from the state's step to `num_steps`, saving a checkpoint on the way and at the end.
 
@@ -47,6 +49,7 @@ def train(
       checkpoints: Where to save.
       num_steps: Steps of the whole run.
       metrics_path: JSONL file for the metrics.
+      logger: Gets the same records.
 
     Returns:
       The state after the last step.
@@ -78,15 +81,16 @@ def train(
         )
         if (done - 1) % cfg.train.log_every_steps == 0 or done == num_steps:
             rate = (done - first) * tokens_per_step / (time.monotonic() - started)
-            log.write(
-                {
-                    "step": done - 1,
-                    "tokens": done * tokens_per_step,
-                    **record,
-                    "train/lr": float(np.asarray(schedule(done - 1))),
-                    "tokens_per_second": rate,
-                }
-            )
+            line = {
+                "step": done - 1,
+                "tokens": done * tokens_per_step,
+                **record,
+                "train/lr": float(np.asarray(schedule(done - 1))),
+                "tokens_per_second": rate,
+            }
+            log.write(line)
+            if logger is not None:
+                logger.write(line)
 
     bar = Progress(
         f"train {len(cfg.init_seeds)} seeds",
@@ -94,13 +98,15 @@ def train(
         initial=first * tokens_per_step,
         unit="tokens",
     )
+    saved = time.monotonic()
     with SignalFlag() as stop, bar as progress:
         for now in range(first, num_steps):
             # Save before the iterator advances, so that state and position belong together.
-            due = now > first and now % cfg.train.checkpoint_every_steps == 0
+            due = now > first and _is_due(cfg, now, seconds=time.monotonic() - saved)
             if due or stop.signum is not None:
                 settle(now)
                 checkpoints.save(state, batches)
+                saved = time.monotonic()
             if stop.signum is not None:
                 name = signal.Signals(stop.signum).name
                 raise Interrupted(
@@ -113,6 +119,15 @@ def train(
             settle(now)
             pending = metrics
         settle(num_steps)
-        if checkpoints.latest != num_steps:
-            checkpoints.save(state, batches)
+        checkpoints.save(state, batches)
     return state
+
+
+def _is_due(cfg: Config, step: int, *, seconds: float) -> bool:
+    """Is it time for a checkpoint, `seconds` after the last one?"""
+    train = cfg.train
+    return (
+        step % train.checkpoint_every_steps == 0
+        or (train.checkpoint_keep_every_steps and step % train.checkpoint_keep_every_steps == 0)
+        or (0 < train.checkpoint_every_minutes * 60 <= seconds)
+    )

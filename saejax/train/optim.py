@@ -33,7 +33,8 @@ def schedule(cfg: Config, num_steps: int) -> optax.Schedule:
 
 def global_norm(tree: Params, latent_axis: str) -> jax.Array:
     """Norm of all entries, over all devices that hold latents of this autoencoder."""
-    local = sum(jnp.square(leaf).sum() for leaf in (tree.enc_rows, tree.b_enc, tree.w_dec))
+    split = jax.tree.leaves(tree._replace(b_dec=None))
+    local = sum(jnp.square(leaf).sum() for leaf in split)
     return jnp.sqrt(lax.psum(local, latent_axis) + jnp.square(tree.b_dec).sum())
 
 
@@ -81,18 +82,19 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Clip, project, Adam with the schedule, unit-norm decoder: the recipe of the paper.
 
+    With `sae.unit_decoder` false the decoder is free, and only clipped and stepped.
+
     References:
       sparsify at the paper's commits (December 2024): Adam (0.9, 0.999), eps 1e-8, clip 1.0
       per autoencoder before the projection.
     """
-    return optax.chain(
-        clip_by_norm(cfg.train.grad_clip, latent_axis),
-        remove_parallel_gradient(),
-        optax.adam(
-            schedule(cfg, num_steps),
-            b1=cfg.train.adam_b1,
-            b2=cfg.train.adam_b2,
-            eps=cfg.train.adam_eps,
-        ),
-        keep_unit_decoder(),
+    adam = optax.adam(
+        schedule(cfg, num_steps),
+        b1=cfg.train.adam_b1,
+        b2=cfg.train.adam_b2,
+        eps=cfg.train.adam_eps,
     )
+    clip = clip_by_norm(cfg.train.grad_clip, latent_axis)
+    if not cfg.sae.unit_decoder:
+        return optax.chain(clip, adam)
+    return optax.chain(clip, remove_parallel_gradient(), adam, keep_unit_decoder())

@@ -3,17 +3,19 @@
 Dimension letters: S seeds, N latents, D activation width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from saejax import mesh as mesh_lib
 from saejax.config import Config
-from saejax.sae.init import Params, init_params
+from saejax.sae.architectures import ARCHITECTURES
+from saejax.sae.init import Params, init_params, initial_decoder_bias
 from saejax.sae.sae import Sae
 
 
@@ -24,18 +26,22 @@ class TrainState(NamedTuple):
       params: Parameters of S autoencoders, leading axis [S].
       opt_state: Optimizer state, leading axis [S] in every leaf.
       tokens_since_fired: [S, N] tokens since each latent was last active, saturating.
+      threshold: [S] least value that BatchTopK keeps, averaged over steps; 0 for others.
+      input_scale: Factor on the activations, see `train.input_scaling`.
       step: Steps done.
     """
 
     params: Params
     opt_state: optax.OptState
     tokens_since_fired: Int[Array, "S N"]
+    threshold: Float[Array, " S"]
+    input_scale: Float[Array, ""]
     step: Int[Array, ""]
 
 
 def init_state(
     cfg: Config,
-    b_dec_D: Float[Array, " D"],
+    first_BD: Float[Array, "B D"],
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
 ) -> TrainState:
@@ -43,38 +49,78 @@ def init_state(
 
     Args:
       cfg: The run.
-      b_dec_D: Initial decoder bias, the same for every seed.
+      first_BD: Activations of the first batch, which decide the scale of the input and the
+        first decoder bias, the same for every seed.
       optimizer: From `saejax.train.optim`.
       mesh: Devices.
     """
+    architecture = ARCHITECTURES[cfg.sae.arch]
 
-    def init(seeds_S: Array, b_dec_D: Array) -> TrainState:
-        params = jax.vmap(lambda s: init_params(s, b_dec_D, num_latents=cfg.sae.num_latents))(
-            seeds_S
-        )
+    def init(seeds_S: Array, scale: Array, b_dec_D: Array) -> TrainState:
+        def one(seed: Array) -> Params:
+            return architecture.init(init_params(seed, b_dec_D, num_latents=cfg.sae.num_latents))
+
+        params: Any = jax.vmap(one)(seeds_S)
         return TrainState(
             params=params,
             opt_state=jax.vmap(optimizer.init)(params),
             tokens_since_fired=jnp.zeros((len(cfg.init_seeds), cfg.sae.num_latents), jnp.int32),
+            threshold=jnp.zeros(len(cfg.init_seeds)),
+            input_scale=scale,
             step=jnp.zeros((), jnp.int32),
         )
 
     seeds_S = jnp.asarray(cfg.init_seeds, jnp.uint32)
-    shardings = mesh_lib.state_shardings(jax.eval_shape(init, seeds_S, b_dec_D), mesh)
-    return jax.jit(init, out_shardings=shardings)(seeds_S, b_dec_D)
+    scale, b_dec_D = jax.jit(_from_data, static_argnums=(1, 2))(
+        first_BD, cfg.train.input_scaling, cfg.train.decoder_bias_init
+    )
+    given = seeds_S, scale, b_dec_D
+    shardings = mesh_lib.state_shardings(jax.eval_shape(init, *given), mesh)
+    return jax.jit(init, out_shardings=shardings)(*given)
+
+
+def _from_data(x_BD: Array, scaling: str, bias_rule: str) -> tuple[Array, Array]:
+    """Scale of the input, and the decoder bias of scaled activations."""
+    x_BD = x_BD.astype(jnp.float32)
+    scale = jnp.ones(())
+    if scaling == "sqrt_width":
+        scale = jnp.sqrt(x_BD.shape[1]) / jnp.linalg.norm(x_BD, axis=1).mean()
+    return scale, initial_decoder_bias(scale * x_BD, bias_rule)
 
 
 def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> dict[int, Sae]:
-    """The autoencoders of a state on the host, by seed."""
-    params = jax.device_get(state.params)
-    return {
-        seed: Sae(
-            w_enc=params.enc_rows[i].T,
-            b_enc=params.b_enc[i],
-            w_dec=params.w_dec[i],
-            b_dec=params.b_dec[i],
-            k=cfg.sae.k,
+    """The autoencoders of a state on the host, by seed, for activations as they are.
+
+    All codes are homogeneous in the biases and thresholds, so dividing these by the scale of the
+    input takes it back, and gives codes in units of the activations. BatchTopK becomes a JumpReLU
+    with one threshold, which is how it is used on single tokens.
+    """
+    params: Params = jax.device_get(state.params)
+    scale = np.float32(state.input_scale)
+    threshold_S = jax.device_get(state.threshold)
+    saes = {}
+    for i, seed in enumerate(cfg.init_seeds):
+        own: Params = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        arch, k, threshold_N = cfg.sae.arch, cfg.sae.num_latents, None
+        if arch == "topk":
+            k = cfg.sae.k
+        elif arch == "batch_topk":
+            # Kept are values from the threshold on; a JumpReLU keeps those above it.
+            least = np.nextafter(threshold_S[i], np.float32(0))
+            arch, threshold_N = "jump_relu", np.full(cfg.sae.num_latents, least / scale)
+        elif arch == "jump_relu":
+            assert own.log_threshold is not None
+            threshold_N = np.exp(own.log_threshold) / scale
+        saes[seed] = Sae(
+            w_enc=own.enc_rows.T,
+            b_enc=own.b_enc / scale,
+            w_dec=own.w_dec,
+            b_dec=own.b_dec / scale,
+            k=k,
+            arch=arch,
+            threshold=None if threshold_N is None else threshold_N.astype(np.float32),
+            r_mag=own.r_mag,
+            b_mag=None if own.b_mag is None else own.b_mag / scale,
             metadata=tuple(sorted({**metadata, "seed": seed}.items())),
         )
-        for i, seed in enumerate(cfg.init_seeds)
-    }
+    return saes

@@ -9,6 +9,7 @@ Dimension letters: S seeds, B tokens, D activation width, N latents, K active la
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,18 @@ from jaxtyping import Array
 from saejax import mesh as mesh_lib
 from saejax.config import Config
 from saejax.mesh import DATA, LATENT, SEED
-from saejax.sae import losses
+from saejax.sae.architectures import ARCHITECTURES
+from saejax.sae.objective import Axes, Batch, Outcome, total_variance
 from saejax.train.optim import global_norm
 from saejax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
 # Metrics with one number a seed.
 PER_SEED = ("train/fvu", "train/l0", "train/dead_frac", "train/grad_norm")
+# Pre-activations of a chunk on a device: those of 2,048 tokens at the paper's 32,768 latents.
+_CHUNK_BYTES = 2**28
+# Weight of a new step in BatchTopK's threshold (SAELens: topk_threshold_lr).
+_THRESHOLD_RATE = 0.01
 Step = Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]
 
 
@@ -47,53 +53,82 @@ def make_step(
       per token, fraction of latents silent for `dead_after_tokens`, gradient norm before
       clipping; and the scalar `train/total_variance`, the denominator of FVU.
     """
+    architecture = ARCHITECTURES[cfg.sae.arch]
+    axes = Axes(DATA, LATENT)
 
-    def one_seed(state: TrainState, x_BD: Array, total_var: Array) -> tuple[TrainState, Metrics]:
-        """A step of one autoencoder on this device's tokens and latents."""
+    def gradients(params: Any, batch: Batch) -> tuple[Any, Outcome]:
+        """Of this device's tokens, whose gradients are summed over "data"."""
 
-        def loss(params):
+        def loss(params: Any) -> tuple[Array, Outcome]:
             # The gradient of a parameter is a sum over the tokens of all devices on "data":
             # the transpose of this cast.
             params = jax.tree.map(lambda leaf: lax.pcast(leaf, DATA, to="varying"), params)
-            return losses.topk_fvu(
-                params, x_BD, total_var, k=cfg.sae.k, data_axis=DATA, latent_axis=LATENT
-            )
+            return architecture.loss(params, batch, cfg.sae, axes)
 
-        (fvu, codes), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        fired_N = jnp.zeros(state.tokens_since_fired.shape, jnp.int32)
-        active_BK = (codes.values > 0).astype(jnp.int32)
-        fired_N = lax.psum(fired_N.at[codes.indices].max(active_BK), DATA) > 0
+        return jax.grad(loss, has_aux=True)(params)
+
+    def one_seed(state: TrainState, x_BD: Array, total_var: Array) -> tuple[TrainState, Metrics]:
+        """A step of one autoencoder on this device's tokens and latents."""
+        params: Any = state.params
         tokens = x_BD.shape[0] * lax.axis_size(DATA)
+        ramp = (state.step + 1) / max(cfg.sae.sparsity_warmup_steps, 1)
+        batch = Batch(
+            x=x_BD,
+            total_variance=total_var,
+            num_tokens=jnp.asarray(tokens),
+            dead=state.tokens_since_fired >= cfg.train.dead_after_tokens,
+            sparsity_scale=jnp.minimum(ramp, 1.0).astype(jnp.float32),
+        )
+        num_chunks = _num_chunks(cfg, len(x_BD), len(params.b_enc))
+        if num_chunks == 1:
+            grads, outcome = gradients(params, batch)
+        else:
+            x_CBD = x_BD.reshape(num_chunks, -1, x_BD.shape[1])
+
+            def add(done, x_BD):
+                more = gradients(params, batch._replace(x=x_BD))
+                return jax.tree.map(lambda a, b: a | b if a.dtype == bool else a + b, done, more)
+
+            # The first chunk stands for zeros, whose kind on the mesh would have to be told.
+            done = gradients(params, batch._replace(x=x_CBD[0]))
+            (grads, outcome), _ = lax.scan(lambda d, x: (add(d, x), None), done, x_CBD[1:])
+            outcome = outcome._replace(threshold=outcome.threshold / num_chunks)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        fired_N = lax.psum(outcome.fired.astype(jnp.int32), DATA) > 0
         # Saturates well below the int32 limit, far above any dead_after_tokens.
         silent_N = jnp.minimum(state.tokens_since_fired + tokens, jnp.int32(2**30))
         silent_N = jnp.where(fired_N, 0, silent_N)
         dead_N = silent_N >= cfg.train.dead_after_tokens
         metrics = {
-            "train/fvu": fvu,
-            "train/l0": lax.psum(active_BK.sum(), (DATA, LATENT)) / tokens,
+            "train/fvu": outcome.fvu,
+            "train/l0": outcome.active,
             "train/dead_frac": lax.psum(dead_N.sum(), LATENT) / cfg.sae.num_latents,
             "train/grad_norm": global_norm(grads, LATENT),
         }
-        params = optax.apply_updates(state.params, updates)
+        # The first step has nothing to average with.
+        rate = jnp.where(state.step == 0, 1.0, _THRESHOLD_RATE)
         return state._replace(
-            params=params, opt_state=opt_state, tokens_since_fired=silent_N
+            params=optax.apply_updates(params, updates),
+            opt_state=opt_state,
+            tokens_since_fired=silent_N,
+            threshold=state.threshold + rate * (outcome.threshold - state.threshold),
         ), metrics
 
     def local_step(state: TrainState, x_BD: Array) -> tuple[TrainState, Metrics]:
         x_BD = x_BD.astype(jnp.float32)
-        total_var = losses.total_variance(x_BD, DATA)
+        total_var = total_variance(x_BD, DATA)
         x_BD = lax.pcast(x_BD, SEED, to="varying")
-        stacked = (state.params, state.opt_state, state.tokens_since_fired)
+        stacked = (state.params, state.opt_state, state.tokens_since_fired, state.threshold)
 
         def body(per_seed):
-            seed_state = TrainState(*per_seed, step=state.step)
+            seed_state = TrainState(*per_seed, input_scale=state.input_scale, step=state.step)
             new, metrics = one_seed(seed_state, x_BD, total_var)
-            return (new.params, new.opt_state, new.tokens_since_fired), metrics
+            done = new.params, new.opt_state, new.tokens_since_fired, new.threshold
+            return done, metrics
 
         stacked, metrics = lax.map(body, stacked)
-        metrics["train/total_variance"] = total_var
-        return TrainState(*stacked, step=state.step + 1), metrics
+        metrics["train/total_variance"] = total_var / jnp.square(state.input_scale)
+        return TrainState(*stacked, input_scale=state.input_scale, step=state.step + 1), metrics
 
     specs = mesh_lib.state_specs(state)
     sharded = jax.shard_map(
@@ -102,4 +137,19 @@ def make_step(
         in_specs=(specs, P(DATA, None)),
         out_specs=(specs, {name: P(SEED) for name in PER_SEED} | {"train/total_variance": P()}),
     )
-    return jax.jit(sharded, donate_argnums=0)
+    step = jax.jit(sharded, donate_argnums=0)
+    if cfg.train.input_scaling == "none":
+        return step
+    # Compiled on its own: XLA inlines the loop over one seed, and would then fuse this product
+    # with what follows and round differently from the loop over several.
+    scaled = jax.jit(lambda scale, x_BD: scale * x_BD.astype(jnp.float32))
+    return lambda state, x_BD: step(state, scaled(state.input_scale, x_BD))
+
+
+def _num_chunks(cfg: Config, num_tokens: int, num_latents: int) -> int:
+    """The least number of equal chunks of a device's tokens that are small enough."""
+    most = cfg.train.chunk_tokens or max(_CHUNK_BYTES // (4 * num_latents), 1)
+    count = -(-num_tokens // most)
+    while num_tokens % count:
+        count += 1
+    return count

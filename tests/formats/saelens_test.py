@@ -34,6 +34,34 @@ def test_round_trip_is_exact(tmp_path):
     assert dict(sae.metadata).items() <= dict(loaded.metadata).items()
 
 
+@pytest.mark.parametrize(
+    ("arch", "theirs", "tensors"),
+    [
+        ("relu", "standard", {"b_enc"}),
+        ("jump_relu", "jumprelu", {"b_enc", "threshold"}),
+        ("gated", "gated", {"b_gate", "r_mag", "b_mag"}),
+    ],
+)
+def test_other_architectures_round_trip(tmp_path, arch, theirs, tensors):
+    rng = np.random.default_rng(1)
+    own = {"relu": (), "jump_relu": ("threshold",), "gated": ("r_mag", "b_mag")}[arch]
+    extra = {name: rng.random(12).astype(np.float32) for name in own}
+    sae = make().replace(arch=arch, k=12, **extra)
+    saejax.save_sae(sae, tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["architecture"] == theirs
+    assert "k" not in config
+    found = safetensors.numpy.load_file(tmp_path / "sae_weights.safetensors")
+    assert set(found) == {"W_enc", "W_dec", "b_dec"} | tensors
+    loaded = saejax.load_sae(tmp_path)
+    assert (loaded.arch, loaded.k) == (arch, 12)
+    for name in ("w_enc", "b_enc", "w_dec", "b_dec", *own):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(sae, name))
+    x = rng.normal(size=(7, 5)).astype(np.float32)
+    for mine, again in zip(saejax.encode(sae, x), saejax.encode(loaded, x), strict=True):
+        np.testing.assert_array_equal(mine, again)
+
+
 def test_layout_is_what_saelens_reads(tmp_path):
     sae = make()
     saelens.save(sae, tmp_path)
@@ -74,7 +102,10 @@ def spoil_config(folder, **changes):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda f: spoil_config(f, architecture="gated"), "architecture='gated' cannot be read"),
+        (
+            lambda f: spoil_config(f, architecture="temporal"),
+            "architecture='temporal' cannot be read",
+        ),
         (lambda f: spoil_config(f, d_sae=13), r"W_enc has shape \(5, 12\).*\(5, 13\)"),
         (lambda f: (f / "cfg.json").write_text("{"), "not JSON"),
         (lambda f: (f / "sae_weights.safetensors").unlink(), "no such file"),

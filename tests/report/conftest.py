@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from saejax.analysis.compare import Comparison
-from saejax.config import Config, to_json
+from saejax.config import Config
+from saejax.config_json import to_json
 from saejax.matching import Certificate, Matching
 from saejax.matching.matching import Soft
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from saejax.sae.sae import Codes, Sae, decode, encode
 
@@ -42,3 +43,28 @@ def test_sizes_and_tree():
     doubled = jax.tree.map(lambda leaf: 2 * leaf, sae)
     assert doubled.k == 4
     np.testing.assert_array_equal(doubled.w_dec, 2 * sae.w_dec)
+
+
+@pytest.mark.parametrize("arch", ["relu", "jump_relu", "gated"])
+def test_codes_of_other_architectures_equal_numpy(arch):
+    rng = np.random.default_rng(3)
+    sae = make(N=100, k=100)
+    r_mag, b_mag = rng.normal(size=(2, 100)).astype(np.float32) / 2
+    threshold = rng.random(100).astype(np.float32)
+    extra = {"jump_relu": {"threshold": threshold}, "gated": {"r_mag": r_mag, "b_mag": b_mag}}
+    sae = sae.replace(arch=arch, **extra.get(arch, {}))
+    x = rng.normal(size=(9, 6)).astype(np.float32)
+    inner = (x - np.asarray(sae.b_dec)) @ np.asarray(sae.w_enc)
+    pre = inner + np.asarray(sae.b_enc)
+    dense = np.maximum(pre, 0)
+    if arch == "jump_relu":
+        dense = np.where(dense > threshold, dense, 0)
+    elif arch == "gated":
+        dense = np.where(pre > 0, np.maximum(inner * np.exp(r_mag) + b_mag, 0), 0)
+    codes = encode(sae, jnp.asarray(x))
+    found = np.zeros_like(dense)
+    np.put_along_axis(found, np.asarray(codes.indices), np.asarray(codes.values), 1)
+    np.testing.assert_allclose(found, dense, rtol=1e-4, atol=1e-5)
+    # More than 64 slots are added up in a loop.
+    expected = dense @ np.asarray(sae.w_dec) + np.asarray(sae.b_dec)
+    np.testing.assert_allclose(decode(sae, codes), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,59 @@
+"""Gated codes: a gate says whether a latent is active, a magnitude how much. B tokens, N latents.
+
+    pi = (x - b_dec) W_enc + b_enc,  f = 1[pi > 0] relu((pi - b_enc) exp(r_mag) + b_mag)
+    loss = mean ||x - x_hat||^2 + lambda mean sum_i relu(pi_i) ||w_dec,i||
+           + mean ||x - relu(pi) W_dec - b_dec||^2
+
+The step 1[pi > 0] has no gradient: the gate learns from the last two terms. In the last one
+`sae.gated_auxiliary` = "frozen" holds the decoder fixed (Rajamanoharan et al., Improving
+Dictionary Learning with Gated SAEs, 2024, arXiv 2404.16014, section 3.2); "attached" lets it
+learn from it too, as SAELens does, with which the paper's runs on GPT-2 were made.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from saejax.config import SaeConfig
+from saejax.sae.init import Params
+from saejax.sae.objective import (
+    Architecture,
+    Axes,
+    Batch,
+    Outcome,
+    dense_outcome,
+    local_encoder,
+    squared_error,
+    weighted_l1,
+)
+
+
+def init(params: Params) -> Params:
+    """Magnitudes start as the gate's pre-activations: r_mag = b_mag = 0."""
+    zeros_N = jnp.zeros_like(params.b_enc)
+    return params._replace(r_mag=zeros_N, b_mag=zeros_N)
+
+
+def loss(
+    params: Params, batch: Batch, cfg: SaeConfig, axes: Axes
+) -> tuple[Float[Array, ""], Outcome]:
+    """See the module."""
+    assert params.r_mag is not None
+    assert params.b_mag is not None
+    x_BD, enc_rows_ND, b_enc_N, b_dec_D = local_encoder(params, batch, axes)
+    inner_BN = (x_BD - b_dec_D[None]) @ enc_rows_ND.T
+    gate_BN = inner_BN + b_enc_N[None]
+    magnitude_BN = jax.nn.relu(inner_BN * jnp.exp(params.r_mag)[None] + params.b_mag[None])
+    error, outcome = dense_outcome(params, batch, jnp.where(gate_BN > 0, magnitude_BN, 0.0), axes)
+    positive_BN = jax.nn.relu(gate_BN)
+    w_dec_ND, bias_D = params.w_dec, params.b_dec
+    if cfg.gated_auxiliary == "frozen":
+        w_dec_ND, bias_D = lax.stop_gradient((w_dec_ND, bias_D))
+    through_gate_BD = lax.psum(positive_BN @ w_dec_ND, axes.latent) + bias_D[None]
+    auxiliary = squared_error(batch.x, through_gate_BD, axes) / batch.num_tokens
+    penalty = cfg.sparsity_coefficient * batch.sparsity_scale
+    return error + auxiliary + penalty * weighted_l1(params, positive_BN, batch, axes), outcome
+
+
+GATED = Architecture(loss, init)
