@@ -90,9 +90,9 @@ class SaeConfig:
     sparsity_warmup_steps: int = 0
     # gated: "frozen" or "attached" decoder in the auxiliary loss.
     gated_auxiliary: str = "frozen"
-    # jump_relu: width of the window around the threshold (Rajamanoharan et al. 2024: 0.001, for
-    # activations of mean square 1; SAELens: 0.05).
-    bandwidth: float = 0.001
+    # jump_relu: width of the window around the threshold in which it learns, in units of the
+    # scaled activations (SAELens: 0.05; Rajamanoharan et al. 2024: 0.001).
+    bandwidth: float = 0.05
 
 
 @dataclasses.dataclass(slots=True)

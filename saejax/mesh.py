@@ -28,8 +28,8 @@ _SPECS = {
     "b_dec": PartitionSpec(SEED, None),  # [S, D]
     "r_mag": PartitionSpec(SEED, LATENT),  # [S, N]
     "b_mag": PartitionSpec(SEED, LATENT),  # [S, N]
-    "log_threshold": PartitionSpec(SEED, LATENT),  # [S, N]
-    "threshold": PartitionSpec(SEED),  # [S]
+    "threshold": PartitionSpec(SEED, LATENT),  # [S, N]
+    "batch_threshold": PartitionSpec(SEED),  # [S]
     "input_scale": REPLICATED,
     "tokens_since_fired": PartitionSpec(SEED, LATENT),  # [S, N]
     "step": REPLICATED,

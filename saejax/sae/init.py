@@ -30,7 +30,7 @@ class Params(NamedTuple):
     b_dec: Float[Array, "*S D"]
     r_mag: Float[Array, "*S N"] | None = None
     b_mag: Float[Array, "*S N"] | None = None
-    log_threshold: Float[Array, "*S N"] | None = None
+    threshold: Float[Array, "*S N"] | None = None
 
 
 def unit_rows(w_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:

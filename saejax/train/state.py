@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
       params: Parameters of S autoencoders, leading axis [S].
       opt_state: Optimizer state, leading axis [S] in every leaf.
       tokens_since_fired: [S, N] tokens since each latent was last active, saturating.
-      threshold: [S] least value that BatchTopK keeps, averaged over steps; 0 for others.
+      batch_threshold: [S] least value that BatchTopK keeps, averaged over steps; 0 for others.
       input_scale: Factor on the activations, see `train.input_scaling`.
       step: Steps done.
     """
@@ -34,7 +34,7 @@ class TrainState(NamedTuple):
     params: Params
     opt_state: optax.OptState
     tokens_since_fired: Int[Array, "S N"]
-    threshold: Float[Array, " S"]
+    batch_threshold: Float[Array, " S"]
     input_scale: Float[Array, ""]
     step: Int[Array, ""]
 
@@ -65,7 +65,7 @@ def init_state(
             params=params,
             opt_state=jax.vmap(optimizer.init)(params),
             tokens_since_fired=jnp.zeros((len(cfg.init_seeds), cfg.sae.num_latents), jnp.int32),
-            threshold=jnp.zeros(len(cfg.init_seeds)),
+            batch_threshold=jnp.zeros(len(cfg.init_seeds)),
             input_scale=scale,
             step=jnp.zeros((), jnp.int32),
         )
@@ -97,7 +97,7 @@ def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> d
     """
     params: Params = jax.device_get(state.params)
     scale = np.float32(state.input_scale)
-    threshold_S = jax.device_get(state.threshold)
+    threshold_S = jax.device_get(state.batch_threshold)
     saes = {}
     for i, seed in enumerate(cfg.init_seeds):
         own: Params = jax.tree.map(lambda leaf, i=i: leaf[i], params)
@@ -109,8 +109,8 @@ def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> d
             least = np.nextafter(threshold_S[i], np.float32(0))
             arch, threshold_N = "jump_relu", np.full(cfg.sae.num_latents, least / scale)
         elif arch == "jump_relu":
-            assert own.log_threshold is not None
-            threshold_N = np.exp(own.log_threshold) / scale
+            assert own.threshold is not None
+            threshold_N = np.maximum(own.threshold, 0) / scale
         saes[seed] = Sae(
             w_enc=own.enc_rows.T,
             b_enc=own.b_enc / scale,

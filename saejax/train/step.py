@@ -111,19 +111,20 @@ def make_step(
             params=optax.apply_updates(params, updates),
             opt_state=opt_state,
             tokens_since_fired=silent_N,
-            threshold=state.threshold + rate * (outcome.threshold - state.threshold),
+            batch_threshold=state.batch_threshold
+            + rate * (outcome.threshold - state.batch_threshold),
         ), metrics
 
     def local_step(state: TrainState, x_BD: Array) -> tuple[TrainState, Metrics]:
         x_BD = x_BD.astype(jnp.float32)
         total_var = total_variance(x_BD, DATA)
         x_BD = lax.pcast(x_BD, SEED, to="varying")
-        stacked = (state.params, state.opt_state, state.tokens_since_fired, state.threshold)
+        stacked = (state.params, state.opt_state, state.tokens_since_fired, state.batch_threshold)
 
         def body(per_seed):
             seed_state = TrainState(*per_seed, input_scale=state.input_scale, step=state.step)
             new, metrics = one_seed(seed_state, x_BD, total_var)
-            done = new.params, new.opt_state, new.tokens_since_fired, new.threshold
+            done = new.params, new.opt_state, new.tokens_since_fired, new.batch_threshold
             return done, metrics
 
         stacked, metrics = lax.map(body, stacked)

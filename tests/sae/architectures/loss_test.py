@@ -28,7 +28,7 @@ def make_params(arch, dtype, seed=0, rounded=False):
     if rounded:
         leaves = {name: np.round(2 * leaf) / 2 for name, leaf in leaves.items()}
     if arch == "jump_relu":
-        leaves["log_threshold"] = rng.normal(size=N) / 4 - 1
+        leaves["threshold"] = rng.normal(size=N) / 4 + 0.3
     return Params(**{name: jnp.asarray(leaf, dtype) for name, leaf in leaves.items()})
 
 
@@ -67,7 +67,7 @@ def oracle(params, x, dead, cfg):
             + cfg.sparsity_coefficient * (positive * norm).sum() / B
         )
     if cfg.arch == "jump_relu":
-        theta, width = jnp.exp(params.log_threshold), cfg.bandwidth
+        theta, width = jax.nn.relu(params.threshold), cfg.bandwidth
         # A step with the pseudo-derivative: its value is exact, its slope that of a ramp.
         above = positive > theta
         ramp = jnp.clip((lax.stop_gradient(positive) - theta) / width + 0.5, 0.0, 1.0)
@@ -211,7 +211,7 @@ def test_outcomes_count_what_is_active():
             codes = np.where(pre >= np.sort(pre.ravel())[-cfg.k * B], pre, 0)
             assert float(outcome.threshold) == pytest.approx(codes[codes > 0].min(), rel=1e-5)
         elif case == "jump_relu":
-            codes = np.where(pre > np.exp(params.log_threshold), pre, 0)
+            codes = np.where(np.maximum(pre, 0) > np.maximum(params.threshold, 0), pre, 0)
         elif case == "gated":
             magnitude = (pre - params.b_enc) * np.exp(params.r_mag) + params.b_mag
             codes = np.where(pre > 0, np.maximum(magnitude, 0), 0)
