@@ -61,7 +61,7 @@ def test_two_autoencoders(home, tmp_path):
     rungs = record["rungs"]
     asked = list(itertools.product(("decoder", "encoder"), ("cold", "exact"), (0.1, 0.01)))
     assert [(r["side"], r["start"], r["epsilon"]) for r in rungs] == asked
-    assert all(rung["likeliest_hits_frac"] == 1 for rung in rungs if rung["epsilon"] == 0.01)
+    assert all(rung["likeliest_hits_frac"] >= 0.9 for rung in rungs)
     assert all(rung["below"] >= -1e-12 <= rung["above"] for rung in rungs)
     assert [row["epsilon"] for row in record["definitions"]] == ["exact", 0.1, 0.01, 0.1, 0.01]
     assert record["definitions"][0]["shared_frac"] >= 0.5

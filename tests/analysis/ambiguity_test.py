@@ -13,10 +13,10 @@ def test_shared_latents_are_sure_and_others_are_not():
     a = rng.normal(size=(60, 8))
     b = np.concatenate([a[:20], rng.normal(size=(40, 8))])
     first, second = (SimpleNamespace(w_enc=x.T, w_dec=x) for x in (a, b))
-    comparison = compare(first, second, method="sinkhorn", epsilon=0.1)
+    comparison = compare(first, second, method="sinkhorn", epsilon=0.02)
     found = ambiguity(comparison, 0.99)
     assert found is not None
-    assert found["epsilon"] == 0.1
+    assert found["epsilon"] == 0.02
     shared, other = found["shared"], found["unshared"]
     assert (shared["num_latents"], other["num_latents"]) == (20, 40)
     assert shared["median_partners"] < 2 < other["median_partners"]

@@ -39,7 +39,7 @@ def make_state(step, *, seed=0, num_latents=N, mesh=MeshConfig(1, 1, 1)):  # noq
         params=params(),
         opt_state=(params(), params(), np.full(S, step, np.int32)),
         tokens_since_fired=rng.integers(0, 99, (S, num_latents), np.int32),
-        threshold=rng.normal(size=S).astype(np.float32),
+        batch_threshold=rng.normal(size=S).astype(np.float32),
         input_scale=np.asarray(rng.normal(), np.float32),
         step=np.asarray(step, np.int32),
     )
