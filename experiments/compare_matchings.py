@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from absl import flags
 from benchmarks.instances import planted_pair
 
@@ -41,6 +40,7 @@ from saejax.files import atomic_write
 from saejax.matching.matching import SIDES
 from saejax.memory import PeakMemory
 from saejax.report.ladder import ladder_figure
+from saejax.report.style import write_figure
 
 _A = flags.DEFINE_string("a", None, "First autoencoder.")
 _B = flags.DEFINE_string("b", None, "Second autoencoder.")
@@ -184,10 +184,7 @@ def _save(
         file.write("\n\n".join(text).encode() + b"\n")
     title = f"Entropic against exact matching: {record['title']}"
     figure = ladder_figure(rungs, threshold=record["threshold"], title=title)
-    for suffix in ("svg", "png"):
-        path = folder / f"comparison.{suffix}"
-        with atomic_write(path) as file, matplotlib.rc_context({"svg.fonttype": "none"}):
-            figure.savefig(file, format=suffix, dpi=200)
+    write_figure(figure, folder, "comparison")
 
 
 if __name__ == "__main__":

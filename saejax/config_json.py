@@ -44,19 +44,24 @@ def from_json(text: str) -> Config:
     return build(Config, values, "")
 
 
-def differences(a: Config, b: Config) -> list[str]:
-    """Dotted paths, with both values, of the fields in which two configurations differ."""
+def flatten(cfg: Config) -> dict[str, Any]:
+    """Values by dotted path, as in `sae.k`."""
 
-    def flatten(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-        flat: dict[str, Any] = {}
+    def flat(values: dict[str, Any], path: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         for name, value in values.items():
             if isinstance(value, dict):
-                flat |= flatten(value, f"{path}{name}.")
+                found |= flat(value, f"{path}{name}.")
             else:
-                flat[path + name] = value
-        return flat
+                found[path + name] = value
+        return found
 
-    flat_a, flat_b = flatten(dataclasses.asdict(a)), flatten(dataclasses.asdict(b))
+    return flat(dataclasses.asdict(cfg), "")
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Dotted paths, with both values, of the fields in which two configurations differ."""
+    flat_a, flat_b = flatten(a), flatten(b)
     return [
         f"{path}: {flat_a[path]!r} != {flat_b[path]!r}"
         for path in flat_a

@@ -7,40 +7,28 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding
+import grain
 
 from saejax import mesh as mesh_lib
+from saejax.activations import open_activations
 from saejax.analysis.compare import Comparison, compare
 from saejax.analysis.overlap import pair_result
 from saejax.config import Config, tokens_per_batch, windows_per_batch
-from saejax.data.corpus import read_windows
-from saejax.data.loader import WindowSource, make_batches, num_steps
-from saejax.data.store import ActivationStore, is_complete, write_store
+from saejax.data.loader import Batch, make_batches, num_steps
 from saejax.files import atomic_write
 from saejax.formats.load import load_sae, save_sae
-from saejax.lm import (
-    check_hookpoint,
-    check_tokens,
-    hook_width,
-    layers_needed,
-    load_config,
-    load_lm,
-    load_tokenizer,
-    make_capture,
-)
 from saejax.progress import Progress
 from saejax.rundir import RunDir, commit, versions
 from saejax.sae.sae import Sae
 from saejax.train import optim
 from saejax.train.checkpoint import Checkpoints
 from saejax.train.loggers import WandbLogger
-from saejax.train.loop import train
-from saejax.train.state import init_state, to_saes
+from saejax.train.loop import Member, train
+from saejax.train.state import TrainState, init_state, to_saes
 from saejax.train.step import make_step
 
 
@@ -60,38 +48,87 @@ def train_run(cfg: Config, run: RunDir, logger: WandbLogger | None = None) -> di
         possible.
       Interrupted: After Ctrl-C or SIGTERM, with the work saved.
     """
-    folders = {seed: run.sae(cfg.hookpoint, seed) for seed in cfg.init_seeds}
-    if all((folder / "cfg.json").exists() for folder in folders.values()):
-        return {seed: load_sae(folder) for seed, folder in folders.items()}
+    (saes,) = train_together([(cfg, run)], run.activations, logger)
+    assert saes is not None
+    return saes
+
+
+def train_together(
+    jobs: Sequence[tuple[Config, RunDir]], store: Path, logger: WandbLogger | None = None
+) -> list[dict[int, Sae] | None]:
+    """Trains several runs on one pass of the language model, or what is left of them.
+
+    Each step captures the activations once, at all hook points that the runs read, and then takes
+    a step of every run. The states of all runs are held at once.
+
+    Args:
+      jobs: Configurations and directories. The configurations agree in all but what
+        `saejax.sweep.MAY_VARY` names.
+      store: Folder for the activations, with `data.activations=store`.
+      logger: Gets the metrics; for a single run.
+
+    Returns:
+      The autoencoder of each seed for each run; None for a run that became non-finite while
+      others went on.
+
+    Raises:
+      InputError: As `train_run`.
+      Interrupted: As `train_run`.
+    """
+    results = {run.root: _exported(cfg, run) for cfg, run in jobs}
+    todo = [(cfg, run) for cfg, run in jobs if results[run.root] is None]
+    if todo:
+        members = _train(todo, store, logger)
+        for member, (cfg, run) in zip(members, todo, strict=True):
+            if member.failed is None:
+                results[run.root] = _export(cfg, run, member.state)
+    return [results[run.root] for _, run in jobs]
+
+
+def _train(
+    jobs: Sequence[tuple[Config, RunDir]], store: Path, logger: WandbLogger | None
+) -> list[Member]:
+    cfg = jobs[0][0]
     mesh = mesh_lib.make_mesh(cfg.mesh)
-    mesh_lib.check_divides(mesh, mesh_lib.SEED, init_seeds=len(cfg.init_seeds))
-    mesh_lib.check_divides(mesh, mesh_lib.LATENT, num_latents=cfg.sae.num_latents)
     mesh_lib.check_divides(mesh, mesh_lib.DATA, windows_per_batch=windows_per_batch(cfg))
-    source, activations = _activations(cfg, run, mesh)
+    for each, _ in jobs:
+        mesh_lib.check_divides(mesh, mesh_lib.SEED, init_seeds=len(each.init_seeds))
+        mesh_lib.check_divides(mesh, mesh_lib.LATENT, num_latents=each.sae.num_latents)
+    hookpoints = tuple(dict.fromkeys(each.hookpoint for each, _ in jobs))
+    source, activations = open_activations(cfg, hookpoints, store, mesh)
     total = num_steps(cfg, len(source))
-    checkpoints = Checkpoints(
-        run.checkpoints,
-        keep=cfg.train.checkpoints_kept,
-        keep_every_steps=cfg.train.checkpoint_keep_every_steps,
-    )
-    batches = make_batches(cfg, source)
-    optimizer = optim.make_optimizer(cfg, total, latent_axis=mesh_lib.LATENT)
-    first_BD = activations(next(make_batches(cfg, source)))
-    state = init_state(cfg, first_BD, optimizer, mesh)
-    if checkpoints.latest is not None:
-        state = checkpoints.restore(state, batches)
-    with contextlib.nullcontext() if logger is None else logger:
-        state = train(
-            cfg,
-            state=state,
-            step=make_step(cfg, optimizer, state, mesh),
-            batches=batches,
-            activations=activations,
-            checkpoints=checkpoints,
-            num_steps=total,
-            metrics_path=run.metrics,
-            logger=logger,
+    first = activations(next(make_batches(cfg, source)))
+    members: list[Member] = []
+    positions: list[grain.DatasetIterator[Batch]] = []
+    for each, run in jobs:
+        checkpoints = Checkpoints(
+            run.checkpoints,
+            keep=each.train.checkpoints_kept,
+            keep_every_steps=each.train.checkpoint_keep_every_steps,
         )
+        optimizer = optim.make_optimizer(each, total, latent_axis=mesh_lib.LATENT)
+        state = init_state(each, first[each.hookpoint], optimizer, mesh)
+        positions.append(make_batches(cfg, source))
+        if checkpoints.latest is not None:
+            state = checkpoints.restore(state, positions[-1])
+        step = make_step(each, optimizer, state, mesh)
+        members.append(Member(run.root.name, each, state, step, checkpoints, run.metrics, logger))
+    # Where the one that is furthest behind goes on.
+    behind = min(range(len(members)), key=lambda i: int(members[i].state.step))
+    with contextlib.nullcontext() if logger is None else logger:
+        train(members, batches=positions[behind], activations=activations, num_steps=total)
+    return members
+
+
+def _exported(cfg: Config, run: RunDir) -> dict[int, Sae] | None:
+    """The autoencoders of a run that is finished."""
+    folders = {seed: run.sae(cfg.hookpoint, seed) for seed in cfg.init_seeds}
+    if not all((folder / "cfg.json").exists() for folder in folders.values()):
+        return None
+    return {seed: load_sae(folder) for seed, folder in folders.items()}
+
+
+def _export(cfg: Config, run: RunDir, state: TrainState) -> dict[int, Sae]:
     saes = to_saes(
         state,
         cfg,
@@ -101,59 +138,12 @@ def train_run(cfg: Config, run: RunDir, logger: WandbLogger | None = None) -> di
             "dataset_path": cfg.data.source,
             "context_size": cfg.data.context_length,
             "data_seed": cfg.data_seed,
-            "training_tokens": total * tokens_per_batch(cfg),
+            "training_tokens": int(state.step) * tokens_per_batch(cfg),
         },
     )
     for seed, sae in saes.items():
-        save_sae(sae, folders[seed])
+        save_sae(sae, run.sae(cfg.hookpoint, seed))
     return saes
-
-
-def _activations(
-    cfg: Config, run: RunDir, mesh: Mesh
-) -> tuple[WindowSource, Callable[[np.ndarray], jax.Array]]:
-    """What the loader reads, and how a batch of it becomes activations [B, D] on the mesh."""
-    on_data = NamedSharding(mesh, mesh_lib.BATCH)
-
-    def flatten(x: jax.Array) -> jax.Array:
-        return x.reshape(-1, x.shape[-1])
-
-    if cfg.data.activations == "store" and is_complete(run.activations):
-        return ActivationStore(run.activations), lambda x: flatten(jax.device_put(x, on_data))
-    lm_config = load_config(cfg.lm.source)
-    check_hookpoint(lm_config, cfg.hookpoint)
-    tokenizer = load_tokenizer(cfg.lm.source)
-    windows_WL = read_windows(cfg.data, tokenizer.encode_batch, tokenizer.end_of_text)
-    check_tokens(lm_config, windows_WL)
-    num_steps(cfg, len(windows_WL))
-    lm = load_lm(
-        cfg.lm.source,
-        dtype=cfg.lm.dtype,
-        num_layers=layers_needed(lm_config, cfg.hookpoint),
-    )
-    capture_on_mesh = make_capture(lm, cfg.hookpoint, mesh=mesh)
-
-    def capture(tokens_WL: np.ndarray) -> jax.Array:
-        return capture_on_mesh(jax.device_put(tokens_WL, on_data))
-
-    if cfg.data.activations == "stream":
-        return windows_WL, lambda x: flatten(capture(x)[:, cfg.data.skip_tokens :])
-    mesh_lib.check_divides(mesh, mesh_lib.DATA, **{"lm.batch_windows": cfg.lm.batch_windows})
-    write_store(
-        run.activations,
-        windows_WL,
-        capture,
-        width=hook_width(lm_config, cfg.hookpoint),
-        skip_tokens=cfg.data.skip_tokens,
-        dtype=cfg.data.store_dtype,
-        batch_windows=cfg.lm.batch_windows,
-        describes={
-            "lm": {**dataclasses.asdict(cfg.lm), "fingerprint": lm.fingerprint},
-            "hookpoint": cfg.hookpoint,
-            "data": dataclasses.asdict(cfg.data),
-        },
-    )
-    return ActivationStore(run.activations), lambda x: flatten(jax.device_put(x, on_data))
 
 
 def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any]:

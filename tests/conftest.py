@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import tempfile
 
 # Read when JAX is imported and when its CPU client starts, so before the imports below. What
@@ -21,6 +22,8 @@ import pytest
 import safetensors.numpy
 import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
+
+from saejax.config import Config, DataConfig, LmConfig, MeshConfig, SaeConfig, TrainConfig, check
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -120,3 +123,37 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     safetensors.numpy.save_file(tensors, path / "model.safetensors")
     return path
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences of a small vocabulary, as JSON lines."""
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    rng = random.Random(0)
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run"]
+    lines = [json.dumps({"text": " ".join(rng.choices(words, k=30))}) for _ in range(60)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def cfg(tiny_lm: Path, text: Path) -> Config:
+    """48 windows, 3 epochs, 12 windows a step: 12 steps."""
+    made = Config(
+        init_seeds=(1, 2),
+        hookpoint="layers.1.mlp",
+        lm=LmConfig(source=str(tiny_lm), batch_windows=8),
+        data=DataConfig(source=str(text), context_length=32, num_tokens=48 * 32, epochs=3),
+        sae=SaeConfig(num_latents=32, k=4),
+        train=TrainConfig(
+            batch_tokens=12 * 32,
+            warmup_steps=2,
+            lr_scale=5.0,
+            checkpoint_every_steps=5,
+            log_every_steps=1,
+        ),
+        mesh=MeshConfig(1, 1, 1),
+    )
+    made.data.activations = "store"
+    check(made)
+    return made

@@ -29,7 +29,9 @@ ORDER = (
     "interp",
     "formats",
     "report",
+    "activations",
     "run",
+    "sweep",
     "cli",
 )
 # `formats` comes after `analysis`, which reads other people's autoencoders through this alone.

@@ -6,7 +6,6 @@ import errno
 import itertools
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -19,47 +18,13 @@ import pytest
 
 import saejax
 from saejax import run as stages
-from saejax.config import Config, DataConfig, LmConfig, MeshConfig, SaeConfig, TrainConfig, check
+from saejax.config import MeshConfig, check
 from saejax.errors import InputError
 from saejax.report import write_report
 from saejax.rundir import RunDir, open_run
 from saejax.train import checkpoint, loop
 from saejax.train.interrupt import Interrupted
 from saejax.train.metrics import NonFiniteError
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory):
-    """Sentences of a small vocabulary, as JSON lines."""
-    path = tmp_path_factory.mktemp("text") / "text.jsonl"
-    rng = random.Random(0)
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run"]
-    lines = [json.dumps({"text": " ".join(rng.choices(words, k=30))}) for _ in range(60)]
-    path.write_text("\n".join(lines))
-    return path
-
-
-@pytest.fixture
-def cfg(tiny_lm, text):
-    """48 windows, 3 epochs, 12 windows a step: 12 steps."""
-    made = Config(
-        init_seeds=(1, 2),
-        hookpoint="layers.1.mlp",
-        lm=LmConfig(source=str(tiny_lm), batch_windows=8),
-        data=DataConfig(source=str(text), context_length=32, num_tokens=48 * 32, epochs=3),
-        sae=SaeConfig(num_latents=32, k=4),
-        train=TrainConfig(
-            batch_tokens=12 * 32,
-            warmup_steps=2,
-            lr_scale=5.0,
-            checkpoint_every_steps=5,
-            log_every_steps=1,
-        ),
-        mesh=MeshConfig(1, 1, 1),
-    )
-    made.data.activations = "store"
-    check(made)
-    return made
 
 
 def train(cfg, root):
@@ -126,7 +91,7 @@ def test_all_stages_and_their_files(cfg, straight):
 def test_finished_run_is_not_trained_again(cfg, straight, monkeypatch):
     saes, root = straight(cfg)
     monkeypatch.setattr(stages, "train", None)
-    monkeypatch.setattr(stages, "read_windows", None)
+    monkeypatch.setattr(stages, "open_activations", None)
     assert_equal_saes(train(cfg, root), saes)
 
 

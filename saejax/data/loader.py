@@ -12,8 +12,10 @@ from saejax.config import Config, tokens_per_batch, windows_per_batch
 from saejax.data.store import ActivationStore
 from saejax.errors import InputError
 
-# Windows by number: token ids [L], or stored activations [L, D].
+# Windows by number: token ids [L], or stored activations [L, D] by hook point.
 WindowSource = ActivationStore | np.ndarray
+# Of several windows.
+Batch = np.ndarray | dict[str, np.ndarray]
 
 # Reader threads and batches read ahead: a batch of stored activations is a few memory-mapped
 # rows, so a few threads hide the disk.
@@ -35,10 +37,11 @@ def num_steps(cfg: Config, num_windows: int) -> int:
     return steps
 
 
-def make_batches(cfg: Config, source: WindowSource) -> grain.DatasetIterator[np.ndarray]:
+def make_batches(cfg: Config, source: WindowSource) -> grain.DatasetIterator[Batch]:
     """An iterator over batches whose position can be saved and restored.
 
-    A batch is [windows, ...], or [tokens, D] where single tokens are shuffled. With
+    A batch is token ids [windows, L], or by hook point activations [windows, L, D], or [tokens, D]
+    where single tokens are shuffled. With
     `data.order="shuffled"` the windows of each epoch have an order of their own, a function of
     (`data_seed`, epoch); "shuffled_tokens" orders all tokens of a store so; with "in_order"
     windows come as in the corpus. A batch may span the end of an epoch. Neither the seeds of
@@ -48,6 +51,7 @@ def make_batches(cfg: Config, source: WindowSource) -> grain.DatasetIterator[np.
       cfg: The run.
       source: Windows, indexable at random; an `ActivationStore` for "shuffled_tokens".
     """
+    dataset: grain.MapDataset[Batch]
     if cfg.data.order == "shuffled_tokens":
         assert isinstance(source, ActivationStore), "checked by saejax.config.check"
         dataset = grain.MapDataset.range(num_steps(cfg, len(source))).map(
@@ -65,7 +69,7 @@ def make_batches(cfg: Config, source: WindowSource) -> grain.DatasetIterator[np.
 
 def _shuffled_tokens(
     store: ActivationStore, data_seed: int, batch_tokens: int, step: int
-) -> np.ndarray:
+) -> dict[str, np.ndarray]:
     """Activations [batch_tokens, D] of a step: the next ones of the shuffled epochs."""
     position = np.arange(step * batch_tokens, (step + 1) * batch_tokens)
     epoch, within = np.divmod(position, store.num_tokens)

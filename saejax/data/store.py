@@ -1,14 +1,14 @@
 """Activation store: written once, window by window, and read at random by every epoch.
 
-A directory with `header.json` (what the activations are) and shards `00000.npy`, ..., each
-[windows, L', D]. A shard appears under its name only when it is complete, so writing can be
+A folder a hook point, with `header.json` (what the activations are) and shards `00000.npy`, ...,
+each [windows, L', D]. A shard appears under its name only when it is complete, so writing can be
 interrupted at any moment and goes on with the first missing shard.
 
 Dimension letters: W windows, L' tokens kept of a window, D activation width.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,46 @@ from saejax.errors import InputError
 from saejax.files import atomic_write
 from saejax.progress import Progress
 
-# Size of a shard: large enough for few files, small enough to lose little when interrupted.
-_SHARD_BYTES = 64 * 2**20
+# Tokens of a shard: few files (38 MB each at a width of 576 in float16), and little to lose when
+# interrupted.
+_SHARD_TOKENS = 2**15
 
-Capture = Callable[[np.ndarray], Any]
+Capture = Callable[[np.ndarray], Mapping[str, Any]]
 
 
 class ActivationStore:
-    """A complete store, indexed by window number.
+    """Complete stores of the same windows at one or more hook points, by window number.
 
     Args:
-      path: Directory that `write_store` filled.
+      root: Folder that `write_store` filled.
+      hookpoints: Which of its hook points to read.
 
     Raises:
-      InputError: If the directory is not a complete store.
+      InputError: If a hook point has no complete store.
     """
+
+    def __init__(self, root: Path, hookpoints: tuple[str, ...]):
+        self._stores = {name: _Store(root / name) for name in hookpoints}
+        self._first = self._stores[hookpoints[0]]
+
+    def __len__(self) -> int:
+        return self._first.header["num_windows"]
+
+    def __getitem__(self, window: int) -> dict[str, Float[np.ndarray, "L D"]]:
+        return {name: store.window(window) for name, store in self._stores.items()}
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all windows, without those skipped."""
+        return len(self) * self._first.header["tokens_per_window"]
+
+    def tokens(self, index_B: Int[np.ndarray, " B"]) -> dict[str, Float[np.ndarray, "B D"]]:
+        """Activations of single tokens, numbered through all windows."""
+        return {name: store.tokens(index_B) for name, store in self._stores.items()}
+
+
+class _Store:
+    """The files of one hook point."""
 
     def __init__(self, path: Path):
         self.header = _read_header(path)
@@ -42,20 +67,11 @@ class ActivationStore:
             np.load(path / _shard_name(i), mmap_mode="r") for i in range(_num_shards(self.header))
         ]
 
-    def __len__(self) -> int:
-        return self.header["num_windows"]
-
-    def __getitem__(self, window: int) -> Float[np.ndarray, "L D"]:
+    def window(self, window: int) -> np.ndarray:
         shard, row = divmod(window, self._windows_per_shard)
         return self._shards[shard][row]
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of all windows, without those skipped."""
-        return len(self) * self.header["tokens_per_window"]
-
-    def tokens(self, index_B: Int[np.ndarray, " B"]) -> Float[np.ndarray, "B D"]:
-        """Activations of single tokens, numbered through all windows."""
+    def tokens(self, index_B: np.ndarray) -> np.ndarray:
         shard_B, row_B = np.divmod(
             index_B, self._windows_per_shard * self.header["tokens_per_window"]
         )
@@ -68,83 +84,102 @@ class ActivationStore:
 
 
 def write_store(
-    path: Path,
+    root: Path,
     windows_WL: Int32[np.ndarray, "W L"],
     capture: Capture,
     *,
-    width: int,
+    widths: Mapping[str, int],
     skip_tokens: int,
     dtype: str,
     batch_windows: int,
     describes: dict[str, Any],
 ) -> None:
-    """Writes the activations of all windows, or those still missing.
+    """Writes the activations of all windows, or those still missing, in one pass for all places.
+
+    A shard of every hook point is held in memory.
 
     Args:
-      path: Directory, made if needed.
+      root: Folder of the hook points' folders, made if needed.
       windows_WL: Token ids.
-      capture: Token ids [windows, L] to activations [windows, L, D].
-      width: D.
+      capture: Token ids [windows, L] to activations [windows, L, D] by hook point.
+      widths: D by hook point.
       skip_tokens: Tokens dropped at the start of each window.
       dtype: "float16" or "float32".
       batch_windows: Windows per call of `capture`.
-      describes: What the activations are of (model, hook point, text, ...); a store with
-        another description is never continued.
+      describes: What the activations are of (model, text, ...); a store with another
+        description is never continued.
 
     Raises:
-      InputError: If the directory holds a store of something else, an activation is not
-        finite or does not fit the type, or the disk is full.
+      InputError: If a folder holds a store of something else, an activation is not finite or
+        does not fit the type, or the disk is full.
     """
     num_windows, context_length = windows_WL.shape
     kept = context_length - skip_tokens
-    window_bytes = kept * width * np.dtype(dtype).itemsize
     # Whole batches, so that where shards end never changes what is computed together.
-    batches_per_shard = max(1, _SHARD_BYTES // (window_bytes * batch_windows))
-    header = {
-        "num_windows": num_windows,
-        "windows_per_shard": batches_per_shard * batch_windows,
-        "tokens_per_window": kept,
-        "width": width,
-        "dtype": dtype,
-        "skip_tokens": skip_tokens,
-        **describes,
-    }
-    if (path / _HEADER).exists():
-        if (found := _read_header(path)) != header:
-            changed = sorted(
-                k for k in header.keys() | found.keys() if header.get(k) != found.get(k)
-            )
-            raise InputError(
-                f"{path} holds activations of something else ({', '.join(changed)} differ); "
-                "delete it or use another work directory"
-            )
-    else:
-        with atomic_write(path / _HEADER) as file:
-            file.write(json.dumps(header, indent=2).encode())
-    missing = [i for i in range(_num_shards(header)) if not (path / _shard_name(i)).exists()]
+    batches_per_shard = max(1, _SHARD_TOKENS // (kept * batch_windows))
+    per_shard = batches_per_shard * batch_windows
+    missing: dict[int, list[str]] = {}
+    for name, width in widths.items():
+        header = {
+            "num_windows": num_windows,
+            "windows_per_shard": per_shard,
+            "tokens_per_window": kept,
+            "width": width,
+            "dtype": dtype,
+            "skip_tokens": skip_tokens,
+            "hookpoint": name,
+            **describes,
+        }
+        _begin(root / name, header)
+        for i in range(_num_shards(header)):
+            if not (root / name / _shard_name(i)).exists():
+                missing.setdefault(i, []).append(name)
     if not missing:
         return
-    per_shard = header["windows_per_shard"]
-    done = num_windows - sum(min(per_shard, num_windows - i * per_shard) for i in missing)
+    todo = sum(min(per_shard, num_windows - i * per_shard) for i in missing)
     with Progress(
         "capture",
         total=num_windows * context_length,
-        initial=done * context_length,
+        initial=(num_windows - todo) * context_length,
         unit="tokens",
     ) as progress:
-        for i in missing:
+        for i in sorted(missing):
             start, stop = i * per_shard, min((i + 1) * per_shard, num_windows)
-            shard = np.empty((stop - start, kept, width), dtype)
+            shard = {
+                name: np.empty((stop - start, kept, widths[name]), dtype) for name in missing[i]
+            }
             for first in range(start, stop, batch_windows):
                 last = min(first + batch_windows, stop)
                 batch = windows_WL[first:last]
                 # A short last batch is filled up, so that one compiled shape serves all.
                 padded = np.resize(batch, (batch_windows, context_length))
-                activations = np.asarray(capture(padded)[: last - first, skip_tokens:])
-                shard[first - start : last - start] = _cast(activations, dtype, first)
+                captured = capture(padded)
+                for name, rows in shard.items():
+                    activations = np.asarray(captured[name][: last - first, skip_tokens:])
+                    rows[first - start : last - start] = _cast(activations, dtype, first)
                 progress.advance((last - first) * context_length)
-            with atomic_write(path / _shard_name(i)) as file:
-                np.save(file, shard)
+            for name, rows in shard.items():
+                with atomic_write(root / name / _shard_name(i)) as file:
+                    np.save(file, rows)
+
+
+def _begin(path: Path, header: dict[str, Any]) -> None:
+    """Writes the header, or checks the one that is there."""
+    if not (path / _HEADER).exists():
+        with atomic_write(path / _HEADER) as file:
+            file.write(json.dumps(header, indent=2).encode())
+    else:
+        _check_same(path, _read_header(path), header)
+
+
+def _check_same(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    if found != expected:
+        names = found.keys() | expected.keys()
+        changed = sorted(name for name in names if found.get(name) != expected.get(name))
+        raise InputError(
+            f"{path} holds activations of something else ({', '.join(changed)} differ); "
+            "delete it or use another work directory"
+        )
 
 
 _HEADER = "header.json"
@@ -186,9 +221,17 @@ def _cast(activations: np.ndarray, dtype: str, first_window: int) -> np.ndarray:
     return activations.astype(dtype)
 
 
-def is_complete(path: Path) -> bool:
-    """Whether a store is there with all of its shards."""
-    if not (path / _HEADER).exists():
-        return False
-    header = _read_header(path)
-    return all((path / _shard_name(i)).exists() for i in range(_num_shards(header)))
+def is_complete(root: Path, hookpoints: tuple[str, ...], describes: dict[str, Any]) -> bool:
+    """Whether hook points have stores with all of their shards.
+
+    Raises:
+      InputError: If one of them is of something else than `describes` says.
+    """
+    for path in (root / name for name in hookpoints):
+        if not (path / _HEADER).exists():
+            return False
+        header = _read_header(path)
+        _check_same(path, header, header | describes)
+        if not all((path / _shard_name(i)).exists() for i in range(_num_shards(header))):
+            return False
+    return True

@@ -4,7 +4,7 @@ Letters: B windows, L context length, D activation width, V vocabulary.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,44 +22,49 @@ from saejax.lm.load import Lm
 # enough to be fast.
 _LOSS_TOKENS = 256
 
-Capture = Callable[[Int[Array, "B L"]], Float[Array, "B L D"]]
+Capture = Callable[[Int[Array, "B L"]], dict[str, Float[Array, "B L D"]]]
 
 
-def make_capture(lm: Lm, hookpoint: str, *, mesh: Mesh | None = None) -> Capture:
-    """Compiles the part of a model up to a hook point.
+def make_capture(lm: Lm, hookpoints: Sequence[str], *, mesh: Mesh | None = None) -> Capture:
+    """Compiles the part of a model up to its hook points, all of which one pass serves.
 
-    Only the layers before the hook point run, and of its own block only what it needs.
+    Only the layers before the last hook point run, and of its own block only what it needs.
 
     Args:
       lm: The model; the first `layers_needed` layers suffice.
-      hookpoint: One of `saejax.lm.hooks.hookpoints`.
+      hookpoints: Of `saejax.lm.hooks.hookpoints`.
       mesh: Puts a copy of the weights on every device of the mesh, for tokens that live
         there; without it they stay where they are.
 
     Returns:
       A function from token ids in [0, V) ([B, L] int32, with L at most the model's context
-      length) to activations [B, L, D] in the type of the weights. Ids are not checked, as
-      that would wait for the device: use `check_tokens` on the corpus.
+      length) to activations [B, L, D] by hook point, in the type of the weights. Ids are not
+      checked, as that would wait for the device: use `check_tokens` on the corpus.
 
     Raises:
       InputError: If the model has no such hook point or does not hold the layers it needs.
     """
-    needed = layers_needed(lm.config, hookpoint)
-    if needed > lm.model.num_layers_held:
-        raise InputError(
-            f"hookpoint={hookpoint!r} needs {needed} layers, but the model was loaded with "
-            f"num_layers={lm.model.num_layers_held}: load more"
-        )
+    for hookpoint in hookpoints:
+        needed = layers_needed(lm.config, hookpoint)
+        if needed > lm.model.num_layers_held:
+            raise InputError(
+                f"hookpoint={hookpoint!r} needs {needed} layers, but the model was loaded with "
+                f"num_layers={lm.model.num_layers_held}: load more"
+            )
     model = lm.model
     if mesh is not None:
         model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
-    return functools.partial(_activations, model, hook=parse_hookpoint(lm.config, hookpoint))
+    hooks = tuple((name, parse_hookpoint(lm.config, name)) for name in hookpoints)
+    return functools.partial(_activations, model, hooks=hooks)
 
 
-@functools.partial(jax.jit, static_argnames="hook")
-def _activations(model: Llama, tokens_BL: Int[Array, "B L"], hook: Hook) -> Float[Array, "B L D"]:
+@functools.partial(jax.jit, static_argnames="hooks")
+def _activations(
+    model: Llama, tokens_BL: Int[Array, "B L"], hooks: tuple[tuple[str, Hook], ...]
+) -> dict[str, Float[Array, "B L D"]]:
     _check_length(model.config, tokens_BL.shape[1])
-    return model.activations(tokens_BL, hook.layer, hook.part)
+    names, places = zip(*hooks, strict=True)
+    return dict(zip(names, model.activations(tokens_BL, places), strict=True))
 
 
 def logits(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Array, "B L V"]:

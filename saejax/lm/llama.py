@@ -4,7 +4,7 @@ Letters: B windows, L context length, D width of the residual stream, H query he
 key-value heads, E width of a head, F width of the MLP, V vocabulary, N layers held.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from saejax.lm.hooks import Hook
 from saejax.lm.llama_config import LlamaConfig, block_shapes, tensor_shapes
 
 
@@ -117,14 +118,15 @@ class Block(nnx.Module):
         )
         self.mlp = Mlp(weights)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], part: str = "") -> Float[Array, "B L D"]:
-        """The residual stream after the block, or the output of its `mlp` or `self_attn`."""
+    def outputs(self, x_BLD: Float[Array, "B L D"]) -> dict[str, Float[Array, "B L D"]]:
+        """What each part gives, by its name; "" is the residual stream after the block.
+
+        What is not used is not computed, under `jax.jit`.
+        """
         attention_BLD = self.self_attn(self.input_layernorm(x_BLD))
-        if part == "self_attn":
-            return attention_BLD
-        x_BLD = x_BLD + attention_BLD
-        mlp_BLD = self.mlp(self.post_attention_layernorm(x_BLD))
-        return mlp_BLD if part == "mlp" else x_BLD + mlp_BLD
+        between_BLD = x_BLD + attention_BLD
+        mlp_BLD = self.mlp(self.post_attention_layernorm(between_BLD))
+        return {"self_attn": attention_BLD, "mlp": mlp_BLD, "": between_BLD + mlp_BLD}
 
 
 class Llama(nnx.Module):
@@ -148,32 +150,40 @@ class Llama(nnx.Module):
         """One block, cut out of the stack."""
         return jax.tree.map(lambda weight_N: weight_N[layer], self.layers)
 
-    def after_blocks(self, tokens_BL: Int[Array, "B L"], num_layers: int) -> Float[Array, "B L D"]:
-        """The residual stream after the first `num_layers` blocks."""
-        x_BLD = self.embed_tokens[...][tokens_BL]
+    def run_blocks(
+        self, x_BLD: Float[Array, "B L D"], first: int, end: int
+    ) -> Float[Array, "B L D"]:
+        """The residual stream after the blocks from `first` to before `end`."""
         # A scan over layer numbers reads each layer from the stack; a scan over a part of the
         # stack would copy that part in every call.
         return jax.lax.scan(
-            lambda x_BLD, layer: (self.block(layer)(x_BLD), None), x_BLD, jnp.arange(num_layers)
+            lambda x_BLD, layer: (self.block(layer).outputs(x_BLD)[""], None),
+            x_BLD,
+            jnp.arange(first, end),
         )[0]
 
     def activations(
-        self, tokens_BL: Int[Array, "B L"], layer: int | None, part: str
-    ) -> Float[Array, "B L D"]:
-        """What a hook point sees; no layer is run that it does not need.
+        self, tokens_BL: Int[Array, "B L"], hooks: Sequence[Hook]
+    ) -> list[Float[Array, "B L D"]]:
+        """What hook points see, in one pass; no layer is run that none of them needs.
 
         Args:
           tokens_BL: Token ids in [0, V).
-          layer: The block, or None for the embedding.
-          part: "" for the residual stream after the block, or `mlp` or `self_attn`.
+          hooks: The hook points, in any order.
         """
-        if layer is None:
-            return self.embed_tokens[...][tokens_BL]
-        return self.block(layer)(self.after_blocks(tokens_BL, layer), part)
+        x_BLD = self.embed_tokens[...][tokens_BL]
+        seen = {Hook(None, ""): x_BLD}
+        done = 0
+        for layer in sorted({hook.layer for hook in hooks if hook.layer is not None}):
+            outputs = self.block(layer).outputs(self.run_blocks(x_BLD, done, layer))
+            seen |= {Hook(layer, part): output_BLD for part, output_BLD in outputs.items()}
+            x_BLD, done = outputs[""], layer + 1
+        return [seen[hook] for hook in hooks]
 
     def hidden(self, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """What the unembedding reads: the last residual stream, normalised."""
-        return self.norm(self.after_blocks(tokens_BL, self.config.num_layers))
+        x_BLD = self.embed_tokens[...][tokens_BL]
+        return self.norm(self.run_blocks(x_BLD, 0, self.config.num_layers))
 
     def unembed(self, x_D: Float[Array, "*tokens D"]) -> Float[Array, "*tokens V"]:
         """Logits, in float32."""

@@ -4,7 +4,6 @@ Dimension letters: N latents, P pairs of seeds, T thresholds.
 """
 
 import base64
-import io
 import os
 import statistics
 from collections.abc import Iterator
@@ -14,21 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from saejax.analysis.ambiguity import ambiguity
 from saejax.files import atomic_write
 from saejax.progress import Progress
-from saejax.report import wording
+from saejax.report import style, wording
 from saejax.report.figures import cosine_scatter, threshold_curves, training_curves
 from saejax.report.run_files import Pair, Run, load_comparison, read_run
 from saejax.rundir import RunDir
 
-# Twice the density of a plain screen for PNGs; dots inside an SVG are smaller, so that a page
-# with dozens of figures stays below ten megabytes.
-_PNG_DPI, _SVG_DPI = 200, 150
 _THRESHOLDS = np.linspace(0, 1, 101)
 _ARCHITECTURES = {"topk": "TopK"}
 
@@ -150,17 +145,10 @@ def _picture(
     figure: Figure, run_path: Path, name: str, number: int, title: str, progress: Progress
 ) -> Picture:
     """Writes a figure as SVG and PNG, and returns it for the page."""
-    svg = io.BytesIO()
-    # Text as outlines looks the same everywhere; a fixed salt and no date keep the bytes the same.
-    with matplotlib.rc_context({"svg.hashsalt": "saejax", "svg.fonttype": "path"}):
-        figure.savefig(svg, format="svg", dpi=_SVG_DPI, metadata={"Date": None})
-    with atomic_write(RunDir(run_path).figure(name, "svg")) as file:
-        file.write(svg.getvalue())
-    with atomic_write(RunDir(run_path).figure(name, "png")) as file:
-        figure.savefig(file, format="png", dpi=_PNG_DPI)
+    svg = style.write_figure(figure, RunDir(run_path).figure(name, "svg").parent, name)
     progress.advance()
     width, height = figure.get_size_inches()
-    encoded = base64.b64encode(svg.getvalue()).decode("ascii")
+    encoded = base64.b64encode(svg).decode("ascii")
     # CSS has 96 pixels an inch.
     return Picture(
         number,

@@ -1,11 +1,13 @@
-"""The training loop.
+"""The training loop, for one run or several that see the same tokens in the same order.
 
 Dimension letters: S seeds, B tokens, D activation width.
 """
 
+import dataclasses
 import signal
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import grain
@@ -13,114 +15,175 @@ import jax
 import numpy as np
 
 from saejax.config import Config, tokens_per_batch
+from saejax.data.loader import Batch
 from saejax.progress import Progress
 from saejax.train import optim
 from saejax.train.checkpoint import Checkpoints
 from saejax.train.interrupt import Interrupted, SignalFlag
 from saejax.train.loggers import WandbLogger
-from saejax.train.metrics import MetricsLog, Record, check_finite
+from saejax.train.metrics import MetricsLog, NonFiniteError, Record, check_finite
 from saejax.train.state import TrainState
 from saejax.train.step import Metrics, Step
 
-# A batch from the loader to activations [B, D] on the mesh.
-Activations = Callable[[np.ndarray], jax.Array]
+# A batch from the loader to activations [B, D] on the mesh, by hook point.
+Activations = Callable[[Batch], Mapping[str, jax.Array]]
+
+
+@dataclasses.dataclass
+class Member:
+    """A run in training.
+
+    Attributes:
+      name: For messages, where there are several.
+      cfg: The run.
+      state: Where it is; the loop takes it on.
+      step: From `saejax.train.step`.
+      checkpoints: Where to save.
+      metrics_path: JSONL file for the metrics.
+      logger: Gets the same records.
+      failed: What ended this run before the others.
+    """
+
+    name: str
+    cfg: Config
+    state: TrainState
+    step: Step
+    checkpoints: Checkpoints
+    metrics_path: Path
+    logger: WandbLogger | None = None
+    failed: NonFiniteError | None = None
 
 
 def train(
-    cfg: Config,
+    members: Sequence[Member],
     *,
-    state: TrainState,
-    step: Step,
-    batches: grain.DatasetIterator[np.ndarray],
+    batches: grain.DatasetIterator[Batch],
     activations: Activations,
-    checkpoints: Checkpoints,
     num_steps: int,
-    metrics_path: Path,
-    logger: WandbLogger | None = None,
-) -> TrainState:
-    """Trains from the state's step to `num_steps`, saving a checkpoint on the way and at the end.
+) -> None:
+    """Trains every member from its step to `num_steps`, with checkpoints on the way and at the end.
+
+    Members share each batch and its activations, which are captured once. One that is ahead, as
+    it can be when the process was killed between two checkpoints, waits for the others.
 
     Args:
-      cfg: The run.
-      state: Where to start; consumed.
-      step: From `saejax.train.step`.
-      batches: Positioned at the state's step.
+      members: Runs whose configurations agree in the data, the model and the tokens of a step.
+      batches: Positioned at the least of the members' steps.
       activations: Turns a batch into activations on the mesh.
-      checkpoints: Where to save.
-      num_steps: Steps of the whole run.
-      metrics_path: JSONL file for the metrics.
-      logger: Gets the same records.
-
-    Returns:
-      The state after the last step.
+      num_steps: Steps of each whole run.
 
     Raises:
       Interrupted: After Ctrl-C or SIGTERM, with the work saved.
       NonFiniteError: If the activations, the loss or a gradient are not finite; the last good
-        checkpoint stays.
+        checkpoint stays. Of several members the one concerned is left behind with a warning, and
+        the error is raised when there is no other.
     """
-    first = int(state.step)
-    log = MetricsLog(metrics_path, first_step=first)
-    schedule = optim.schedule(cfg, num_steps)
-    started = time.monotonic()
-    tokens_per_step = tokens_per_batch(cfg)
-    pending: Metrics | None = None
+    followers = [_Follower(member, num_steps) for member in members]
+    first = min(follower.first for follower in followers)
+    tokens_per_step = tokens_per_batch(members[0].cfg)
+    started = saved = time.monotonic()
 
     def settle(done: int) -> None:
         """Reads, checks, shows and logs the metrics of step `done - 1`, if not done yet."""
-        nonlocal pending
-        if pending is None:
-            return
-        record: Record = {k: np.asarray(v).tolist() for k, v in jax.device_get(pending).items()}
-        pending = None
-        check_finite(record, step=done - 1, seeds=cfg.init_seeds, kept=checkpoints.kept)
-        progress.advance(
-            tokens_per_step,
-            fvu=float(np.mean(record["train/fvu"])),
-            dead=float(np.mean(record["train/dead_frac"])),
-        )
-        if (done - 1) % cfg.train.log_every_steps == 0 or done == num_steps:
-            rate = (done - first) * tokens_per_step / (time.monotonic() - started)
-            line = {
-                "step": done - 1,
-                "tokens": done * tokens_per_step,
-                **record,
-                "train/lr": float(np.asarray(schedule(done - 1))),
-                "tokens_per_second": rate,
-            }
-            log.write(line)
-            if logger is not None:
-                logger.write(line)
+        rate = (done - first) * tokens_per_step / (time.monotonic() - started)
+        settled: list[Record] = []
+        for follower in _alive(followers):
+            if follower.pending is None:
+                continue
+            try:
+                settled.append(follower.settle(done, rate))
+            except NonFiniteError as error:
+                if len(_alive(followers)) == 1:
+                    raise
+                follower.member.failed = error
+                warnings.warn(f"{follower.member.name}: {error} The others go on.", stacklevel=2)
+        if settled:
+            progress.advance(
+                tokens_per_step,
+                fvu=float(np.mean([np.mean(record["train/fvu"]) for record in settled])),
+                dead=float(np.mean([np.mean(record["train/dead_frac"]) for record in settled])),
+            )
 
+    num_saes = sum(len(member.cfg.init_seeds) for member in members)
     bar = Progress(
-        f"train {len(cfg.init_seeds)} seeds",
+        f"train {num_saes} seeds" if len(members) == 1 else f"train {num_saes} SAEs",
         total=num_steps * tokens_per_step,
         initial=first * tokens_per_step,
         unit="tokens",
     )
-    saved = time.monotonic()
     with SignalFlag() as stop, bar as progress:
         for now in range(first, num_steps):
             # Save before the iterator advances, so that state and position belong together.
-            due = now > first and _is_due(cfg, now, seconds=time.monotonic() - saved)
+            seconds = time.monotonic() - saved
+            due = now > first and any(_is_due(m.cfg, now, seconds=seconds) for m in members)
             if due or stop.signum is not None:
                 settle(now)
-                checkpoints.save(state, batches)
+                for follower in _alive(followers, now):
+                    follower.member.checkpoints.save(follower.member.state, batches)
                 saved = time.monotonic()
             if stop.signum is not None:
-                name = signal.Signals(stop.signum).name
+                places = ", ".join(str(m.checkpoints.directory) for m in members)
                 raise Interrupted(
-                    f"{name}: stopped at step {now} of {num_steps}, saved in "
-                    f"{checkpoints.directory}; run the same command again to continue",
+                    f"{signal.Signals(stop.signum).name}: stopped at step {now} of {num_steps}, "
+                    f"saved in {places}; run the same command again to continue",
                     stop.signum,
                 )
             # Dispatch this step before reading the previous one's metrics: the device never waits.
-            state, metrics = step(state, activations(next(batches)))
+            given = activations(next(batches))
+            dispatched = [(f, f.step(given)) for f in _alive(followers, now)]
             settle(now)
-            pending = metrics
+            for follower, metrics in dispatched:
+                follower.pending = metrics
         settle(num_steps)
-        checkpoints.save(state, batches)
-    return state
+        for follower in _alive(followers):
+            follower.member.checkpoints.save(follower.member.state, batches)
+
+
+class _Follower:
+    """A member with its log, and the metrics of its last step while they are not read."""
+
+    def __init__(self, member: Member, num_steps: int):
+        self.member = member
+        self.first = int(member.state.step)
+        self.pending: Metrics | None = None
+        self._num_steps = num_steps
+        self._schedule = optim.schedule(member.cfg, num_steps)
+        self._log = MetricsLog(member.metrics_path, first_step=self.first)
+
+    def step(self, given: Mapping[str, jax.Array]) -> Metrics:
+        member = self.member
+        member.state, metrics = member.step(member.state, given[member.cfg.hookpoint])
+        return metrics
+
+    def settle(self, done: int, tokens_per_second: float) -> Record:
+        """Reads, checks and logs the pending metrics, which are of step `done - 1`."""
+        assert self.pending is not None
+        cfg = self.member.cfg
+        read = jax.device_get(self.pending)
+        record: Record = {name: np.asarray(value).tolist() for name, value in read.items()}
+        self.pending = None
+        check_finite(record, step=done - 1, seeds=cfg.init_seeds, kept=self.member.checkpoints.kept)
+        if (done - 1) % cfg.train.log_every_steps == 0 or done == self._num_steps:
+            line = {
+                "step": done - 1,
+                "tokens": done * tokens_per_batch(cfg),
+                **record,
+                "train/lr": float(np.asarray(self._schedule(done - 1))),
+                "tokens_per_second": tokens_per_second,
+            }
+            self._log.write(line)
+            if self.member.logger is not None:
+                self.member.logger.write(line)
+        return record
+
+
+def _alive(followers: list[_Follower], step: int | None = None) -> list[_Follower]:
+    """Those that have not failed and, given a step, are not ahead of it."""
+    return [
+        follower
+        for follower in followers
+        if follower.member.failed is None and (step is None or follower.first <= step)
+    ]
 
 
 def _is_due(cfg: Config, step: int, *, seconds: float) -> bool:

@@ -77,27 +77,27 @@ def test_resume_at_any_position(position):
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
     """A store of 10 windows of 4 tokens, several shards; a token's activation is its number."""
-    monkeypatch.setattr(store, "_SHARD_BYTES", 3 * 4 * 4)
+    monkeypatch.setattr(store, "_SHARD_TOKENS", 3 * 4)
     windows = np.arange(40, dtype=np.int32).reshape(10, 4)
     store.write_store(
         tmp_path,
         windows,
-        lambda tokens: tokens[..., None].astype(np.float32),
-        width=1,
+        lambda tokens: {"here": tokens[..., None].astype(np.float32)},
+        widths={"here": 1},
         skip_tokens=0,
         dtype="float32",
         batch_windows=1,
         describes={},
     )
-    return store.ActivationStore(tmp_path)
+    return store.ActivationStore(tmp_path, ("here",))
 
 
 def test_shuffled_tokens_cover_every_token_once_per_epoch(stored):
     cfg = make_config(3, order="shuffled_tokens", epochs=3, activations="store")
     batches = list(make_batches(cfg, stored))
     assert len(batches) == num_steps(cfg, 10) == 10
-    assert all(batch.shape == (12, 1) for batch in batches)
-    read = np.concatenate(batches)[:, 0].astype(int)
+    assert all(batch["here"].shape == (12, 1) for batch in batches)
+    read = np.concatenate([batch["here"] for batch in batches])[:, 0].astype(int)
     epochs = read[:40], read[40:80], read[80:]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(40))
     assert len(set(epochs[2])) == 40
@@ -106,13 +106,13 @@ def test_shuffled_tokens_cover_every_token_once_per_epoch(stored):
 
 def test_shuffled_tokens_depend_on_the_data_seed_alone_and_resume(stored):
     cfg = make_config(3, order="shuffled_tokens", epochs=3)
-    straight = [batch.tolist() for batch in make_batches(cfg, stored)]
+    straight = [batch["here"].tolist() for batch in make_batches(cfg, stored)]
     other_seeds = make_config(3, order="shuffled_tokens", epochs=3, init_seeds=(5, 6, 7))
-    assert [batch.tolist() for batch in make_batches(other_seeds, stored)] == straight
+    assert [batch["here"].tolist() for batch in make_batches(other_seeds, stored)] == straight
     other_data = make_config(3, order="shuffled_tokens", epochs=3, data_seed=1)
-    assert [batch.tolist() for batch in make_batches(other_data, stored)] != straight
+    assert [batch["here"].tolist() for batch in make_batches(other_data, stored)] != straight
     first, resumed = make_batches(cfg, stored), make_batches(cfg, stored)
     for _ in range(4):
         next(first)
     resumed.set_state(first.get_state())
-    assert [batch.tolist() for batch in resumed] == straight[4:]
+    assert [batch["here"].tolist() for batch in resumed] == straight[4:]

@@ -119,8 +119,12 @@ def test_activations_and_losses_equal_plain_numpy(
     tokens_BL = np.random.default_rng(length).integers(0, config["vocab_size"], (2, length))
     expected = [naive_llama(config, weights, tokens_L) for tokens_L in tokens_BL]
     assert set(hookpoints(lm.config)) == set(expected[0][0])
-    for hookpoint in names or hookpoints(lm.config):
-        x_BLD = make_capture(lm, hookpoint)(jnp.asarray(tokens_BL, jnp.int32))
+    names = names or hookpoints(lm.config)
+    together = make_capture(lm, names)(jnp.asarray(tokens_BL, jnp.int32))
+    assert list(together) == list(names)
+    for hookpoint in names:
+        x_BLD = make_capture(lm, [hookpoint])(jnp.asarray(tokens_BL, jnp.int32))[hookpoint]
+        np.testing.assert_allclose(together[hookpoint], x_BLD, atol=1e-5)
         naive_BLD = np.array([seen[hookpoint] for seen, _ in expected])
         assert x_BLD.dtype == jnp.float32
         assert np.abs(x_BLD - naive_BLD).max() <= 2e-5 * np.abs(naive_BLD).max(), hookpoint
@@ -143,17 +147,18 @@ def test_partial_model_gives_what_the_full_one_does(tiny, random_weights, write_
         assert part.config == full.config
         assert part.fingerprint == full.fingerprint
         np.testing.assert_array_equal(
-            make_capture(part, hookpoint)(tokens_BL), make_capture(full, hookpoint)(tokens_BL)
+            make_capture(part, [hookpoint])(tokens_BL)[hookpoint],
+            make_capture(full, [hookpoint])(tokens_BL)[hookpoint],
         )
 
 
 def test_later_tokens_do_not_change_earlier_activations(tiny, random_weights, write_directory):
     config = tiny()
     lm = load_lm(str(write_directory(config, random_weights(config))))
-    capture = make_capture(lm, "layers.2")
+    capture = make_capture(lm, ["layers.2"])
     tokens_BL = jnp.arange(20, dtype=jnp.int32)[None]
     changed_BL = tokens_BL.at[0, 11].set(40)
-    x_BLD, changed_BLD = capture(tokens_BL), capture(changed_BL)
+    x_BLD, changed_BLD = capture(tokens_BL)["layers.2"], capture(changed_BL)["layers.2"]
     np.testing.assert_array_equal(x_BLD[:, :11], changed_BLD[:, :11])
     assert (x_BLD[:, 11:] != changed_BLD[:, 11:]).any(axis=(0, 2)).all()
 
@@ -164,9 +169,11 @@ def test_windows_split_over_devices(tiny, random_weights, write_directory):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
     tokens_BL = np.random.default_rng(0).integers(0, 48, (16, 9)).astype(np.int32)
-    x_BLD = make_capture(lm, "layers.1.mlp", mesh=mesh)(jax.device_put(tokens_BL, split))
+    x_BLD = make_capture(lm, ["layers.1.mlp"], mesh=mesh)(jax.device_put(tokens_BL, split))[
+        "layers.1.mlp"
+    ]
     assert x_BLD.sharding.is_equivalent_to(split, 3)
-    alone_BLD = make_capture(lm, "layers.1.mlp")(jnp.asarray(tokens_BL))
+    alone_BLD = make_capture(lm, ["layers.1.mlp"])(jnp.asarray(tokens_BL))["layers.1.mlp"]
     np.testing.assert_allclose(x_BLD, alone_BLD, atol=1e-4)
 
 
@@ -174,8 +181,8 @@ def test_bfloat16_is_near_float32(tiny, random_weights, write_directory):
     config = tiny()
     folder = str(write_directory(config, random_weights(config)))
     tokens_BL = jnp.arange(32, dtype=jnp.int32).reshape(2, 16)
-    exact_BLD = make_capture(load_lm(folder), "layers.2")(tokens_BL)
-    rough_BLD = make_capture(load_lm(folder, dtype="bfloat16"), "layers.2")(tokens_BL)
+    exact_BLD = make_capture(load_lm(folder), ["layers.2"])(tokens_BL)["layers.2"]
+    rough_BLD = make_capture(load_lm(folder, dtype="bfloat16"), ["layers.2"])(tokens_BL)["layers.2"]
     assert rough_BLD.dtype == jnp.bfloat16
     error = jnp.linalg.norm(rough_BLD.astype(jnp.float32) - exact_BLD)
     assert 0 < error / jnp.linalg.norm(exact_BLD) < 0.03
@@ -195,11 +202,11 @@ def test_what_cannot_be_captured_is_said(tiny, random_weights, write_directory):
     folder = str(write_directory(config, random_weights(config)))
     lm, part = load_lm(folder), load_lm(folder, num_layers=1)
     with pytest.raises(InputError, match=r"layers\.1\.mlp' needs 2 layers.*num_layers=1"):
-        make_capture(part, "layers.1.mlp")
+        make_capture(part, ["layers.1.mlp"])
     with pytest.raises(InputError, match="layers 0 to 2"):
-        make_capture(lm, "layers.3")
+        make_capture(lm, ["layers.3"])
     with pytest.raises(InputError, match=r"context_length=65.*64"):
-        make_capture(lm, "layers.0")(jnp.zeros((1, 65), jnp.int32))
+        make_capture(lm, ["layers.0"])(jnp.zeros((1, 65), jnp.int32))["layers.0"]
     tokens_BL = np.zeros((1, 5), np.int32)
     for function in (logits, token_losses, cross_entropy):
         with pytest.raises(InputError, match=r"all 3 layers.*num_layers=1"):

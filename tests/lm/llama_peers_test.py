@@ -44,6 +44,6 @@ def test_hidden_activations_equal_transformers(tiny, tmp_path, tied):
     seen, out = hooked(model, tokens_BL)
     assert set(seen) == set(hookpoints(lm.config))
     for hookpoint, expected in seen.items():
-        x_BLD = make_capture(lm, hookpoint)(jnp.asarray(tokens_BL, jnp.int32))
+        x_BLD = make_capture(lm, [hookpoint])(jnp.asarray(tokens_BL, jnp.int32))[hookpoint]
         assert np.abs(x_BLD - expected).max() <= 2e-5 * np.abs(expected).max(), hookpoint
     np.testing.assert_allclose(logits(lm, tokens_BL), out, atol=1e-4 * np.abs(out).max())

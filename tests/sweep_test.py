@@ -1,0 +1,226 @@
+"""Sweeps: runs trained together are the runs trained alone, whatever happens on the way."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from saejax import run as stages
+from saejax.config import Config
+from saejax.config_json import to_json
+from saejax.errors import InputError
+from saejax.rundir import open_run
+from saejax.sweep import collect, sweep_table, vary
+from saejax.train import loop
+from saejax.train.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def configs(cfg):
+    """Runs that differ in k, learning rate, size and architecture."""
+    cfg.init_seeds = (1,)
+    cfg.train.checkpoint_every_steps = 4
+    relu = copy.deepcopy(cfg)
+    relu.sae.arch, relu.sae.sparsity_coefficient = "relu", 0.1
+    return {
+        **vary(cfg, ["sae.k=2,4", "train.lr_scale=2,5"]),
+        **vary(cfg, ["sae.num_latents=48"]),
+        "relu": relu,
+    }
+
+
+def jobs_of(configs, root):
+    return [(cfg, open_run(cfg, root / name)) for name, cfg in configs.items()]
+
+
+def train_all(configs, root):
+    trained = stages.train_together(jobs_of(configs, root), root / "activations")
+    return dict(zip(configs, trained, strict=True))
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name].keys() == expected[name].keys()
+        for seed in expected[name]:
+            pair = jax.tree.leaves(found[name][seed]), jax.tree.leaves(expected[name][seed])
+            for one, other in zip(*pair, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Every run on its own, trained once for all tests."""
+    results = {}
+
+    def train(configs):
+        for name, cfg in configs.items():
+            key = json.dumps([name, cfg.data.activations])
+            if key not in results:
+                root = tmp_path_factory.mktemp("alone")
+                results[key] = stages.train_run(cfg, open_run(cfg, root / "run"))
+        return {
+            name: results[json.dumps([name, c.data.activations])] for name, c in configs.items()
+        }
+
+    return train
+
+
+@pytest.mark.parametrize("activations", ["store", "stream"])
+def test_together_is_bitwise_as_alone(configs, alone, tmp_path, activations, monkeypatch):
+    for cfg in configs.values():
+        cfg.data.activations = activations
+    captured = []
+    real = loop.train
+
+    def counted(members, *, activations, **rest):
+        def count(batch):
+            captured.append(batch)
+            return activations(batch)
+
+        return real(members, activations=count, **rest)
+
+    monkeypatch.setattr(stages, "train", counted)
+    found = train_all(configs, tmp_path)
+    assert len(captured) == 12
+    assert_same(found, alone(configs))
+
+
+@pytest.mark.parametrize("activations", ["store", "stream"])
+def test_several_hook_points_in_one_pass(cfg, alone, tmp_path, activations):
+    """Up to rounding, since a pass to two hook points is another program than one to each."""
+    cfg.data.activations = activations
+    configs = vary(cfg, ["hookpoint=layers.0,layers.1.mlp"])
+    found = train_all(configs, tmp_path)
+    for name, expected in alone(configs).items():
+        np.testing.assert_allclose(found[name][1].w_dec, expected[1].w_dec, atol=2e-3)
+
+
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_stopped_between_two_checkpoints_and_resumed(configs, alone, tmp_path, monkeypatch, at):
+    """The first members have saved a step that the others have not."""
+    real, calls = Checkpoints.save, iter(range(100))
+
+    def save(self, state, batches):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        real(self, state, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            train_all(configs, tmp_path)
+    assert_same(train_all(configs, tmp_path), alone(configs))
+    for name in configs:
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(12)), name
+
+
+def test_runs_added_later_leave_the_others_alone(configs, alone, tmp_path, monkeypatch):
+    first, *_ = configs
+    train_all({first: configs[first]}, tmp_path)
+    before = (tmp_path / first / "metrics.jsonl").stat().st_mtime_ns
+    assert_same(train_all(configs, tmp_path), alone(configs))
+    assert (tmp_path / first / "metrics.jsonl").stat().st_mtime_ns == before
+    monkeypatch.setattr(stages, "open_activations", None)
+    assert_same(train_all(configs, tmp_path), alone(configs))
+
+
+def test_a_run_that_diverges_does_not_take_others_along(configs, alone, tmp_path):
+    first, second, *_ = configs
+    some = {first: configs[first], second: configs[second]}
+    wild = copy.deepcopy(configs[first])
+    wild.train.lr_scale = 1e30
+    with pytest.warns(UserWarning, match="wild: step .* lower train.lr_scale.*others go on"):
+        found = train_all({"wild": wild} | some, tmp_path)
+    assert found.pop("wild") is None
+    assert_same(found, alone(some))
+    result = collect(tmp_path)
+    assert [run["name"] for run in result["runs"]] == sorted(some)
+
+
+def test_store_of_other_text_is_refused(configs, tmp_path):
+    name, cfg = next(iter(configs.items()))
+    train_all({name: cfg}, tmp_path)
+    other = copy.deepcopy(cfg)
+    other.data.num_tokens //= 2
+    with pytest.raises(InputError, match=r"something else \(data differ\)"):
+        train_all({"other": other}, tmp_path)
+
+
+def test_numbers_and_table(configs, tmp_path):
+    two = copy.deepcopy(configs["k=2,lr_scale=2.0"])
+    two.init_seeds = (1, 2)
+    some = {"k=4,lr_scale=5.0": configs["k=4,lr_scale=5.0"], "two": two}
+    trained = train_all(some, tmp_path)
+    stages.overlap_run(two, open_run(two, tmp_path / "two"), trained["two"])
+    result = collect(tmp_path)
+    assert json.loads((tmp_path / "results" / "sweep.json").read_text()) == result
+    assert result["varied"] == ["init_seeds", "sae.k", "train.lr_scale"]
+    one, pair = result["runs"]
+    assert (one["sae.k"], pair["sae.k"]) == (4, 2)
+    lines = [json.loads(x) for x in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    # The last tenth of steps 0 to 11.
+    expected = np.mean([line["train/fvu"] for line in lines[10:]], axis=0)
+    np.testing.assert_allclose(pair["fvu"], expected)
+    assert one["shared_frac"] is None
+    assert 0 <= pair["shared_frac"] <= 1
+    table = sweep_table(result).splitlines()
+    assert table[1].startswith("k=4,lr_scale=5.0")
+    assert f"{pair['shared_frac']:.1%}" in table[2]
+
+
+@pytest.mark.parametrize(
+    ("axes", "says"),
+    [
+        (["sae.k"], "write a field of the configuration and its values"),
+        (["sae.kk=1"], "write a field of the configuration"),
+        (["sae.k=2.5"], "'2.5' is not a value of type int"),
+        (["init_seeds=1,2"], "'1' is not a value of type tuple"),
+        (["sae.multi_topk=maybe"], "not a value of type bool"),
+        (["data.epochs=1,2"], r"all runs of a sweep have the same data\.epochs"),
+        (["train.batch_tokens=64"], "all runs of a sweep have the same"),
+        (["sae.k=0"], r"k=0: sae\.k=0: must be at least 1"),
+        (["sae.k=3,3"], "k=3 twice"),
+    ],
+)
+def test_axes_that_make_no_sense(axes, says):
+    with pytest.raises(InputError, match=says):
+        vary(Config(), axes)
+
+
+def test_every_combination():
+    made = vary(Config(), ["sae.k=8,16", "sae.multi_topk=true,false", "hookpoint=layers.3"])
+    assert len(made) == 4
+    cfg = made["k=16,multi_topk=True,hookpoint=layers.3"]
+    assert (cfg.sae.k, cfg.sae.multi_topk, cfg.hookpoint) == (16, True, "layers.3")
+    assert Config().sae.k == 32
+
+
+def test_script(cfg, tmp_path):
+    config = tmp_path / "tiny.py"
+    config.write_text(
+        "from saejax.config_json import from_json\n"
+        f"def get_config():\n    return from_json({to_json(cfg)!r})\n"
+    )
+    command = [
+        sys.executable,
+        ROOT / "experiments" / "sweep.py",
+        f"--config={config}",
+        f"--workdir={tmp_path / 'sweep'}",
+    ]
+    none = subprocess.run(command, capture_output=True, text=True)
+    assert none.returncode == 1
+    assert none.stderr.startswith("error: --vary is missing")
+    done = subprocess.run([*command, "--vary=sae.k=2,4"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == ["run", "k=2", "k=4"]
+    for name in ("results/sweep.json", "figures/pareto.svg", "k=2/report.html"):
+        assert (tmp_path / "sweep" / name).is_file(), name
