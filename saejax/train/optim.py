@@ -8,6 +8,7 @@
 Dimension letters: D activation width, N latents on this device.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -15,14 +16,31 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from saejax.config import Config, learning_rate
+from saejax.config import Config
 from saejax.sae.init import Params, unit_rows
 from saejax.train.muon import orthogonal_updates
 
+# Peak learning rates. adam: 2e-4 / sqrt(N / 2^14), with which Paulo & Belrose train (sparsify,
+# December 2024; the rule is from Gao et al. 2024, arXiv 2406.04093, section A.3). signum: 5e-3 by
+# the same rule. muon: 2e-3 whatever N is (both sparsify 1.3.3, trainer.py).
+_LR_AT_2_14_LATENTS = {"adam": 2e-4, "signum": 5e-3}
+_LR_OF_MUON = 2e-3
+_REFERENCE_LATENTS = 2**14
 # sparsify 1.3.3, trainer.py: ScheduleFreeWrapper(SignSGD(...), momentum=0.95).
 _SIGNUM_INTERPOLATION = 0.95
 # sparsify 1.3.3, muon.py.
 _MUON_MOMENTUM, _MUON_WEIGHT_DECAY = 0.95, 0.1
+
+
+def learning_rate(cfg: Config) -> float:
+    """Peak learning rate, lr_scale * 2e-4 / sqrt(num_latents / 2^14) of adam.
+
+    With 5e-3 for 2e-4 that of signum; lr_scale * 2e-3 of muon.
+    """
+    if cfg.train.optimizer == "muon":
+        return cfg.train.lr_scale * _LR_OF_MUON
+    peak = cfg.train.lr_scale * _LR_AT_2_14_LATENTS[cfg.train.optimizer]
+    return peak / math.sqrt(cfg.sae.num_latents / _REFERENCE_LATENTS)
 
 
 def schedule(cfg: Config, num_steps: int) -> optax.Schedule:

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from saejax import mesh as mesh_lib
-from saejax.config import Config, MeshConfig, learning_rate
+from saejax.config import Config, MeshConfig
 from saejax.sae.init import Params
 from saejax.train import optim
 
@@ -88,7 +88,7 @@ def test_signum_and_its_average():
     params, grads_per_step = draw()
     y, x = ours(cfg, params, grads_per_step)
     peer = to_torch(params)
-    base = sign_sgd.SignSGD(list(peer[:4]), lr=learning_rate(cfg))
+    base = sign_sgd.SignSGD(list(peer[:4]), lr=optim.learning_rate(cfg))
     wrapper = schedulefree.ScheduleFreeWrapper(base, momentum=0.95)
     wrapper.train()
     theirs(peer, grads_per_step, [wrapper], [])
@@ -109,7 +109,7 @@ def test_muon(monkeypatch):
     cfg.train.warmup_steps = 4
     params, grads_per_step = draw()
     mine, _ = ours(cfg, params, grads_per_step)
-    peer, rate = to_torch(params), learning_rate(cfg)
+    peer, rate = to_torch(params), optim.learning_rate(cfg)
     optimizers = [
         muon.Muon([peer.enc_rows, peer.w_dec], lr=rate),
         torch.optim.Adam([peer.b_enc, peer.b_dec], lr=rate),

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from saejax import mesh as mesh_lib
-from saejax.config import Config, MeshConfig, learning_rate
+from saejax.config import Config, MeshConfig
 from saejax.sae.init import Params
 from saejax.train import optim
 
@@ -18,6 +18,26 @@ def make_config(**train):
     for name, value in train.items():
         setattr(cfg.train, name, value)
     return cfg
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "num_latents", "rate"),
+    [
+        # sparsify, December 2024: 1.414e-4 at 32,768 latents, 7.07e-5 at 131,072.
+        ("adam", 32_768, 1.414e-4),
+        ("adam", 131_072, 7.07e-5),
+        # sparsify 1.3.3: 5e-3 at 2^14 latents and a quarter of it at 2^18; 2e-3 at any width.
+        ("signum", 2**14, 5e-3),
+        ("signum", 2**18, 1.25e-3),
+        ("muon", 2**18, 2e-3),
+    ],
+)
+def test_peak_learning_rates_are_sparsifys(optimizer, num_latents, rate):
+    cfg = make_config(optimizer=optimizer)
+    cfg.sae.num_latents = num_latents
+    assert optim.learning_rate(cfg) == pytest.approx(rate, rel=1e-3)
+    cfg.train.lr_scale = 3.0
+    assert optim.learning_rate(cfg) == pytest.approx(3 * rate, rel=1e-3)
 
 
 def hugging_face_schedule(step, warmup, total):
@@ -39,7 +59,7 @@ def test_schedule_is_hugging_faces(warmup, total):
 @pytest.mark.parametrize(("optimizer", "last"), [("signum", 1.0), ("muon", 1 / 30)])
 def test_schedules_of_the_other_optimizers(optimizer, last):
     cfg = make_config(warmup_steps=10, optimizer=optimizer)
-    schedule, peak = optim.schedule(cfg, 30), learning_rate(cfg)
+    schedule, peak = optim.schedule(cfg, 30), optim.learning_rate(cfg)
     assert float(schedule(0)) == pytest.approx(peak)
     assert float(schedule(29)) == pytest.approx(last * peak, rel=1e-5)
 
