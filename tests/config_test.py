@@ -1,6 +1,8 @@
 """The configuration: checks name the value, presets have their sources."""
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,9 @@ def test_fitting_and_default_configurations_pass():
         ("data.skip_tokens", 256, "below data.context_length=256"),
         ("data.epochs", 0, "at least 1"),
         ("train.batch_tokens", 1000, "multiple of data.context_length=256"),
+        ("train.optimizer", "sgd", "choose one of adam, signum, muon"),
+        ("train.grad_clip", -1.0, "a finite number, 0 for no limit or above"),
+        ("train.grad_clip", float("inf"), "a finite number, 0 for no limit or above"),
         ("train.lr_scale", float("nan"), "finite number above 0"),
         ("train.lr_scale", -1.0, "finite number above 0"),
         ("train.adam_b2", 1.0, "[0, 1)"),
@@ -95,10 +100,37 @@ def test_losses_of_topk_are_refused_elsewhere(path, value):
         config.check(cfg)
 
 
-def test_learning_rate_is_the_papers():
-    # sparsify, December 2024: 1.414e-4 at 32,768 latents, 7.07e-5 at 131,072.
-    assert config.learning_rate(fitting()) == pytest.approx(1.414e-4, rel=1e-3)
-    assert config.learning_rate(fitting(sae__num_latents=131_072)) == pytest.approx(7.07e-5, 1e-3)
+@pytest.mark.parametrize(
+    ("path", "value", "fix"),
+    [
+        ("warmup_steps", 10, "set 0"),
+        ("grad_clip", 0.5, "set 0"),
+        ("adam_b1", 0.5, "leave it at 0.9"),
+        ("adam_b2", 0.5, "leave it at 0.999"),
+        ("adam_eps", 1e-6, "leave it at 1e-08"),
+    ],
+)
+def test_what_signum_does_not_use_is_refused(path, value, fix):
+    cfg = fitting(train__optimizer="signum", **{f"train__{path}": value})
+    with pytest.raises(InputError, match=rf"train\.{path}=.*signum does not use it; {fix}"):
+        config.check(cfg)
+    cfg.train.optimizer = "muon"
+    config.check(cfg)
+
+
+def test_signum_may_say_that_it_has_neither_warm_up_nor_clip():
+    config.check(fitting(train__optimizer="signum", train__warmup_steps=0, train__grad_clip=0.0))
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_preset_passes_the_checks(path):
+    namespace = runpy.run_path(str(path))
+    config.check(namespace["get_config"]())
+    for part in ("python experiments/", "Hardware", "Time:", "Expect"):
+        assert part in namespace["__doc__"]
 
 
 def test_all_fields_are_typed_records_or_plain_values():

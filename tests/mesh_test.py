@@ -60,3 +60,21 @@ def test_every_leaf_of_the_state_has_its_place():
     assert state.tokens_since_fired.sharding.spec == P("seed", "latent")
     # Each device holds its shard and no more.
     assert state.params.w_dec.addressable_shards[0].data.shape == (1, 32, 8)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "signum", "muon"])
+def test_optimizer_states_are_split_as_their_shapes_tell(optimizer):
+    cfg = Config(init_seeds=(1, 2))
+    cfg.sae.num_latents, cfg.sae.k, cfg.train.optimizer = 64, 4, optimizer
+    made = mesh.make_mesh(MeshConfig(1, 2, 4))
+    state = init_state(cfg, jnp.ones((4, 8)), make_optimizer(cfg, 10, latent_axis="latent"), made)
+    expected = {
+        (2, 64, 8): P("seed", "latent", None),
+        (2, 64): P("seed", "latent"),
+        (2, 8): P("seed", None),
+        (2,): P("seed"),
+    }
+    leaves = jax.tree.leaves(state.opt_state)
+    assert sum(leaf.shape == (2, 64, 8) for leaf in leaves) >= 2
+    for leaf in leaves:
+        assert leaf.sharding.spec == expected[leaf.shape]

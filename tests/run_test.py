@@ -150,6 +150,22 @@ def test_crash_between_checkpoints_resumes_from_the_last(cfg, straight, tmp_path
     assert [m["step"] for m in metrics(tmp_path / "run")] == list(range(12))
 
 
+@pytest.mark.parametrize("optimizer", ["signum", "muon"])
+def test_other_optimizers_resume_bitwise_and_log_their_rate(
+    cfg, straight, tmp_path, at_step, optimizer
+):
+    cfg.train.optimizer, cfg.train.lr_scale, cfg.init_seeds = optimizer, 0.5, (1,)
+    cfg.train.warmup_steps, cfg.train.grad_clip = 0, 0.0
+    check(cfg)
+    saes, root = straight(cfg)
+    peak = 0.5 * (5e-3 / np.sqrt(32 / 2**14) if optimizer == "signum" else 2e-3)
+    decay = 1 - np.arange(12) / 12 if optimizer == "muon" else np.ones(12)
+    rates = [line["train/lr"] for line in metrics(root)]
+    np.testing.assert_allclose(rates, peak * decay, rtol=1e-5)
+    crash_at(cfg, tmp_path / "run", at_step, 7)
+    assert_equal_saes(train(cfg, tmp_path / "run"), saes)
+
+
 def crash_at(cfg, root, at_step, step):
     """Checkpoints of a run that crashed in the call of a step."""
     with at_step(step, lambda: 1 / 0), pytest.raises(ZeroDivisionError):

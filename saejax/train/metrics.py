@@ -35,8 +35,8 @@ def check_finite(
         for seed, value in zip(seeds, values if isinstance(values, list) else [], strict=False):
             if not math.isfinite(value):
                 raise NonFiniteError(
-                    f"step {step}: {name} of seed {seed} is {value}; lower train.lr_scale or "
-                    f"train.grad_clip. {kept()}"
+                    f"step {step}: {name} of seed {seed} is {value}; lower train.lr_scale, or "
+                    f"the limit train.grad_clip. {kept()}"
                 )
 
 

@@ -1,8 +1,14 @@
 """The optimizer of one autoencoder as an optax chain, run inside `jax.shard_map`.
 
+- `adam`: the paper's, with linear warm-up and decay.
+- `signum`: sign descent without a schedule, whose iterates are averaged (Defazio et al., The Road
+  Less Scheduled, 2024, arXiv 2405.15682). Sparsify's default since 2025.
+- `muon`: orthogonalised momentum for matrices, Adam for biases, as sparsify offers it.
+
 Dimension letters: D activation width, N latents on this device.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -10,18 +16,54 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from saejax.config import Config, learning_rate
+from saejax.config import Config
 from saejax.sae.init import Params, unit_rows
+from saejax.train.muon import orthogonal_updates
+
+# Peak learning rates. adam: 2e-4 / sqrt(N / 2^14), with which Paulo & Belrose train (sparsify,
+# December 2024; the rule is from Gao et al. 2024, arXiv 2406.04093, section A.3). signum: 5e-3 by
+# the same rule. muon: 2e-3 whatever N is (both sparsify 1.3.3, trainer.py).
+_LR_AT_2_14_LATENTS = {"adam": 2e-4, "signum": 5e-3}
+_LR_OF_MUON = 2e-3
+_REFERENCE_LATENTS = 2**14
+# sparsify 1.3.3, trainer.py: ScheduleFreeWrapper(SignSGD(...), momentum=0.95).
+_SIGNUM_INTERPOLATION = 0.95
+# sparsify 1.3.3, muon.py.
+_MUON_MOMENTUM, _MUON_WEIGHT_DECAY = 0.95, 0.1
+
+
+def learning_rate(cfg: Config) -> float:
+    """Peak learning rate, lr_scale * 2e-4 / sqrt(num_latents / 2^14) of adam.
+
+    With 5e-3 for 2e-4 that of signum; lr_scale * 2e-3 of muon.
+    """
+    if cfg.train.optimizer == "muon":
+        return cfg.train.lr_scale * _LR_OF_MUON
+    peak = cfg.train.lr_scale * _LR_AT_2_14_LATENTS[cfg.train.optimizer]
+    return peak / math.sqrt(cfg.sae.num_latents / _REFERENCE_LATENTS)
 
 
 def schedule(cfg: Config, num_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then linear decay to 0 at `num_steps`.
+    """The learning rate of step t = 0, 1, ... of `num_steps`; of muon, that of the matrices.
 
-    lr(t) = peak * min(t / warmup, (num_steps - t) / (num_steps - warmup)), for t = 0, 1, ...
+    adam: linear warm-up from 0 to the peak, then linear decay to 0 at `num_steps`,
+
+        lr(t) = peak * min(t / warmup, (num_steps - t) / (num_steps - warmup)),
+
     as transformers' `get_linear_schedule_with_warmup`, which sparsify used; the first step
-    has lr 0. A warm-up longer than the run is cut to the run.
+    has lr 0. A warm-up longer than the run is cut to the run. muon: the same without warm-up.
+    signum: constant.
     """
-    peak, warmup = learning_rate(cfg), min(cfg.train.warmup_steps, num_steps)
+    peak = learning_rate(cfg)
+    if cfg.train.optimizer == "signum":
+        return optax.schedules.constant_schedule(peak)
+    warmup = 0 if cfg.train.optimizer == "muon" else cfg.train.warmup_steps
+    return _up_and_down(peak, warmup, num_steps)
+
+
+def _up_and_down(peak: float, warmup: int, num_steps: int) -> optax.Schedule:
+    """Linear warm-up, then linear decay."""
+    warmup = min(warmup, num_steps)
     return optax.schedules.join_schedules(
         [
             optax.schedules.linear_schedule(0.0, peak, max(warmup, 1)),
@@ -80,21 +122,77 @@ def keep_unit_decoder() -> optax.GradientTransformation:
 def make_optimizer(
     cfg: Config, num_steps: int, *, latent_axis: str
 ) -> optax.GradientTransformation:
-    """Clip, project, Adam with the schedule, unit-norm decoder: the recipe of the paper.
+    """Clip, project, step with the optimizer of the run, unit-norm decoder.
 
     With `sae.unit_decoder` false the decoder is free, and only clipped and stepped.
 
     References:
       sparsify at the paper's commits (December 2024): Adam (0.9, 0.999), eps 1e-8, clip 1.0
-      per autoencoder before the projection.
+      per autoencoder before the projection. sparsify 1.3.3: signum, muon, no clip.
     """
-    adam = optax.adam(
-        schedule(cfg, num_steps),
-        b1=cfg.train.adam_b1,
-        b2=cfg.train.adam_b2,
-        eps=cfg.train.adam_eps,
-    )
-    clip = clip_by_norm(cfg.train.grad_clip, latent_axis)
+    if cfg.train.optimizer == "signum":
+        step = _signum(cfg)
+    elif cfg.train.optimizer == "muon":
+        step = _muon(cfg, num_steps, latent_axis)
+    else:
+        step = _adam(cfg, schedule(cfg, num_steps))
+    clip = [clip_by_norm(cfg.train.grad_clip, latent_axis)] if cfg.train.grad_clip else []
     if not cfg.sae.unit_decoder:
-        return optax.chain(clip, adam)
-    return optax.chain(clip, remove_parallel_gradient(), adam, keep_unit_decoder())
+        return optax.chain(*clip, step)
+    return optax.chain(*clip, remove_parallel_gradient(), step, keep_unit_decoder())
+
+
+def params_to_export(cfg: Config, params: Any, opt_state: optax.OptState) -> Any:
+    """The parameters of stacked seeds as they should be used.
+
+    Those of signum are the points y where gradients are taken; its result is the average
+    x = (y - 0.05 z) / 0.95, with decoder rows of unit norm again. Others are what they are.
+    """
+    if cfg.train.optimizer != "signum":
+        return params
+
+    def is_average(node: Any) -> bool:
+        return isinstance(node, optax.contrib.ScheduleFreeState)
+
+    (average,) = filter(is_average, jax.tree.leaves(opt_state, is_leaf=is_average))
+    params = jax.vmap(optax.contrib.schedule_free_eval_params)(average, params)
+    if cfg.sae.unit_decoder:
+        params = params._replace(w_dec=jax.vmap(unit_rows)(params.w_dec))
+    return params
+
+
+def _adam(cfg: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adam(rate, b1=cfg.train.adam_b1, b2=cfg.train.adam_b2, eps=cfg.train.adam_eps)
+
+
+def _signum(cfg: Config) -> optax.GradientTransformation:
+    """Steps z <- z - lr sign(g(y)), averages x of all z, and y = 0.95 x + 0.05 z.
+
+    A unit-norm decoder is that of y, as in sparsify, and x follows from it.
+    """
+    rate = learning_rate(cfg)
+    # The weight of a step in the average is lr^power. The rate is constant, so any power weighs
+    # all steps alike, and the ones of power 0 are added up without rounding.
+    return optax.contrib.schedule_free(
+        optax.sign_sgd(rate), rate, b1=_SIGNUM_INTERPOLATION, weight_lr_power=0.0
+    )
+
+
+def _muon(cfg: Config, num_steps: int, latent_axis: str) -> optax.GradientTransformation:
+    """Orthogonalised Nesterov momentum and weight decay for matrices; Adam for vectors.
+
+    Sparsify's momentum is (1 - 0.95) times the one here, a factor that orthogonalisation drops.
+    """
+    matrices = optax.chain(
+        optax.trace(_MUON_MOMENTUM, nesterov=True),
+        orthogonal_updates(latent_axis),
+        optax.add_decayed_weights(_MUON_WEIGHT_DECAY),
+        optax.scale_by_learning_rate(schedule(cfg, num_steps)),
+    )
+    # At the same peak rate, but with the warm-up.
+    vectors = _adam(cfg, _up_and_down(learning_rate(cfg), cfg.train.warmup_steps, num_steps))
+
+    def kinds(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: "matrix" if leaf.ndim == 2 else "vector", params)
+
+    return optax.partition({"matrix": matrices, "vector": vectors}, kinds)

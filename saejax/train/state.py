@@ -17,6 +17,7 @@ from saejax.config import Config
 from saejax.sae.architectures import ARCHITECTURES
 from saejax.sae.init import Params, init_params, initial_decoder_bias
 from saejax.sae.sae import Sae
+from saejax.train.optim import params_to_export
 
 
 class TrainState(NamedTuple):
@@ -93,9 +94,9 @@ def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> d
 
     All codes are homogeneous in the biases and thresholds, so dividing these by the scale of the
     input takes it back, and gives codes in units of the activations. BatchTopK becomes a JumpReLU
-    with one threshold, which is how it is used on single tokens.
+    with one threshold, which is how it is used on single tokens. Signum's are its averages.
     """
-    params: Params = jax.device_get(state.params)
+    params: Params = jax.device_get(params_to_export(cfg, state.params, state.opt_state))
     scale = np.float32(state.input_scale)
     threshold_S = jax.device_get(state.batch_threshold)
     saes = {}

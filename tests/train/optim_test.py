@@ -20,6 +20,26 @@ def make_config(**train):
     return cfg
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "num_latents", "rate"),
+    [
+        # sparsify, December 2024: 1.414e-4 at 32,768 latents, 7.07e-5 at 131,072.
+        ("adam", 32_768, 1.414e-4),
+        ("adam", 131_072, 7.07e-5),
+        # sparsify 1.3.3: 5e-3 at 2^14 latents and a quarter of it at 2^18; 2e-3 at any width.
+        ("signum", 2**14, 5e-3),
+        ("signum", 2**18, 1.25e-3),
+        ("muon", 2**18, 2e-3),
+    ],
+)
+def test_peak_learning_rates_are_sparsifys(optimizer, num_latents, rate):
+    cfg = make_config(optimizer=optimizer)
+    cfg.sae.num_latents = num_latents
+    assert optim.learning_rate(cfg) == pytest.approx(rate, rel=1e-3)
+    cfg.train.lr_scale = 3.0
+    assert optim.learning_rate(cfg) == pytest.approx(3 * rate, rel=1e-3)
+
+
 def hugging_face_schedule(step, warmup, total):
     """transformers' get_linear_schedule_with_warmup, from its definition."""
     if step < warmup:
@@ -36,8 +56,16 @@ def test_schedule_is_hugging_faces(warmup, total):
         assert float(schedule(step)) == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.parametrize(("optimizer", "last"), [("signum", 1.0), ("muon", 1 / 30)])
+def test_schedules_of_the_other_optimizers(optimizer, last):
+    cfg = make_config(warmup_steps=10, optimizer=optimizer)
+    schedule, peak = optim.schedule(cfg, 30), optim.learning_rate(cfg)
+    assert float(schedule(0)) == pytest.approx(peak)
+    assert float(schedule(29)) == pytest.approx(last * peak, rel=1e-5)
+
+
 def run_updates(cfg, params, grads_per_step, num_steps, devices):
-    """Parameters after the updates, with latents split over devices."""
+    """Parameters after the updates, and those to export, with latents split over devices."""
     mesh = mesh_lib.make_mesh(MeshConfig(1, 1, devices))
     optimizer = optim.make_optimizer(cfg, num_steps, latent_axis="latent")
 
@@ -46,35 +74,58 @@ def run_updates(cfg, params, grads_per_step, num_steps, devices):
         for grads in grads_per_step:
             updates, state = optimizer.update(grads, state, params)
             params = jax.tree.map(jnp.add, params, updates)
-        return params
+        stacked = jax.tree.map(lambda leaf: leaf[None], (params, state))
+        exported = optim.params_to_export(cfg, *stacked)
+        return params, jax.tree.map(lambda leaf: leaf[0], exported)
 
     specs = Params(P("latent"), P("latent"), P("latent"), P())
     return jax.jit(
         jax.shard_map(
-            local, mesh=mesh, in_specs=(specs,) * (1 + len(grads_per_step)), out_specs=specs
+            local,
+            mesh=mesh,
+            in_specs=(specs,) * (1 + len(grads_per_step)),
+            out_specs=(specs, specs),
         )
     )(params, *grads_per_step)
+
+
+def unit(params):
+    return params._replace(w_dec=params.w_dec / np.linalg.norm(params.w_dec, axis=1)[:, None])
+
+
+def draw_problem(steps, scale=1.0):
+    """Parameters with N = 16, D = 5, and the gradients of each step, in float64."""
+    rng = np.random.default_rng(0)
+
+    def draw(scale):
+        return Params(*(scale * rng.normal(size=s) for s in ((16, 5), (16,), (16, 5), (5,))))
+
+    return unit(draw(1.0)), [draw(scale) for _ in range(steps)]
+
+
+def to_f32(tree):
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+
+
+def project(grads, params):
+    along = (grads.w_dec * params.w_dec).sum(1, keepdims=True)
+    return grads._replace(w_dec=grads.w_dec - along * params.w_dec)
+
+
+def assert_close(ours, oracle):
+    for mine, theirs in zip(*map(jax.tree.leaves, (ours, oracle)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-4, atol=5e-6)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("scale", [0.01, 10.0])
 def test_update_is_the_recipe(devices, scale):
     """Clip per autoencoder, remove the parallel gradient, Adam, unit rows; by the formulas."""
-    rng = np.random.default_rng(0)
-    N, D, steps = 16, 5, 6
+    steps = 6
     cfg = make_config(warmup_steps=2, lr_scale=3.0)
 
-    def draw():
-        return Params(*(rng.normal(size=s) for s in ((N, D), (N,), (N, D), (D,))))
-
-    params = draw()
-    params = params._replace(w_dec=params.w_dec / np.linalg.norm(params.w_dec, axis=1)[:, None])
-    grads_per_step = [jax.tree.map(lambda g: scale * g, draw()) for _ in range(steps)]
-
-    def to_f32(tree):
-        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
-
-    ours = run_updates(cfg, to_f32(params), [to_f32(g) for g in grads_per_step], 10, devices)
+    params, grads_per_step = draw_problem(steps, scale)
+    ours, _ = run_updates(cfg, to_f32(params), to_f32(grads_per_step), 10, devices)
 
     schedule = optim.schedule(cfg, 10)
     moment = jax.tree.map(np.zeros_like, params)
@@ -82,8 +133,7 @@ def test_update_is_the_recipe(devices, scale):
     for step, grads in enumerate(grads_per_step):
         norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
         grads = jax.tree.map(lambda g, norm=norm: g * min(1.0, 1.0 / (norm + 1e-6)), grads)
-        along = (grads.w_dec * params.w_dec).sum(1, keepdims=True)
-        grads = grads._replace(w_dec=grads.w_dec - along * params.w_dec)
+        grads = project(grads, params)
         moment = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, moment, grads)
         square = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, square, grads)
         lr, t = float(schedule(step)), step + 1
@@ -95,7 +145,91 @@ def test_update_is_the_recipe(devices, scale):
             moment,
             square,
         )
-        params = params._replace(w_dec=params.w_dec / np.linalg.norm(params.w_dec, axis=1)[:, None])
+        params = unit(params)
     for mine, oracle in zip(*map(jax.tree.leaves, (ours, params)), strict=True):
         np.testing.assert_allclose(mine, oracle, rtol=2e-4, atol=2e-6)
     np.testing.assert_allclose(jnp.linalg.norm(ours.w_dec, axis=1), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit_decoder", [True, False])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_signum_is_schedule_free_sign_descent(devices, unit_decoder):
+    """Defazio et al. (2024), equations 3 to 5, with the sign of the gradient for the gradient."""
+    steps, beta = 6, 0.95
+    cfg = make_config(optimizer="signum", lr_scale=0.2)
+    cfg.sae.unit_decoder = unit_decoder
+    y, grads_per_step = draw_problem(steps)
+    ours, exported = run_updates(cfg, to_f32(y), to_f32(grads_per_step), 10, devices)
+
+    rate, x, z = 0.2 * 5e-3 * np.sqrt(2**14 / 16), y, y
+    for step, grads in enumerate(grads_per_step):
+        if unit_decoder:
+            grads = project(grads, y)
+        c = 1 / (step + 1)
+        z = jax.tree.map(lambda z, g: z - rate * np.sign(g), z, grads)
+        x = jax.tree.map(lambda x, z, c=c: (1 - c) * x + c * z, x, z)
+        y = jax.tree.map(lambda x, z: (1 - beta) * z + beta * x, x, z)
+        if unit_decoder:
+            # The rows of y are normalised, and x is what makes up the rest of y.
+            y = unit(y)
+            x = x._replace(w_dec=(y.w_dec - (1 - beta) * z.w_dec) / beta)
+    assert_close(ours, y)
+    assert_close(exported, unit(x) if unit_decoder else x)
+    assert np.abs(exported.b_enc - ours.b_enc).max() > 1e-3
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_muon_is_sparsifys(devices):
+    """Momentum, orthogonalisation by singular values, weight decay; Adam for the biases."""
+    cfg = make_config(optimizer="muon", lr_scale=5.0, warmup_steps=3, grad_clip=0.0)
+    start, grads_per_step = draw_problem(6, scale=10.0)
+    ours, exported = run_updates(cfg, to_f32(start), to_f32(grads_per_step), 10, devices)
+    assert_close(ours, exported)
+
+    params, zeros = start, jax.tree.map(np.zeros_like, start)
+    moment, first, square = zeros, zeros, zeros
+    for step, grads in enumerate(grads_per_step):
+        grads, t = project(grads, params), step + 1
+        moment = jax.tree.map(lambda m, g: 0.95 * m + 0.05 * g, moment, grads)
+        nesterov = jax.tree.map(lambda m, g: 0.95 * m + 0.05 * g, moment, grads)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
+        square = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, square, grads)
+        rate, peak = 0.01 * (1 - step / 10), 0.01
+        warm = peak * hugging_face_schedule(step, 3, 10)
+
+        def matrix(p, m, rate=rate):
+            left, values, right = np.linalg.svd(m, full_matrices=False)
+            values /= np.sqrt((values**2).sum())
+            for _ in range(5):
+                values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+            return p * (1 - rate * 0.1) - rate * 0.2 * 4 * left * values @ right
+
+        def vector(p, m, v, warm=warm, t=t):
+            return p - warm * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+
+        params = unit(
+            Params(
+                matrix(params.enc_rows, nesterov.enc_rows),
+                vector(params.b_enc, first.b_enc, square.b_enc),
+                matrix(params.w_dec, nesterov.w_dec),
+                vector(params.b_dec, first.b_dec, square.b_dec),
+            )
+        )
+    assert_close(ours, params)
+
+
+def test_no_clip_is_a_very_large_one():
+    params, grads_per_step = draw_problem(3, scale=100.0)
+    none, large, one = (
+        run_updates(
+            make_config(grad_clip=clip, warmup_steps=0),
+            to_f32(params),
+            to_f32(grads_per_step),
+            5,
+            1,
+        )[0]
+        for clip in (0.0, 1e9, 1.0)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (none, large)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(none.b_enc - one.b_enc).max() > 1e-6

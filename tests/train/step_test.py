@@ -42,13 +42,25 @@ def run(seeds, x, sizes=(1, 1, 1), sae=None, **train):
 
 
 SOME = ("topk", "gated")
-OTHERS = (pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES if arch not in SOME)
+OTHERS = tuple(arch for arch in ARCHITECTURES if arch not in SOME)
 
 
-@pytest.mark.parametrize("arch", [*SOME, *OTHERS])
-def test_seed_alone_equals_seed_among_others_bitwise(arch):
+@pytest.mark.parametrize(
+    ("arch", "optimizer"),
+    [
+        *((arch, "adam") for arch in SOME),
+        ("topk", "signum"),
+        ("topk", "muon"),
+        *(pytest.param(arch, "adam", marks=pytest.mark.slow) for arch in OTHERS),
+    ],
+)
+def test_seed_alone_equals_seed_among_others_bitwise(arch, optimizer):
     x = activations(12)
-    options = {"sae": SaeConfig(arch=arch), "input_scaling": "sqrt_width"}
+    options = {
+        "sae": SaeConfig(arch=arch),
+        "input_scaling": "sqrt_width",
+        "optimizer": optimizer,
+    }
     _, together, _, _ = run((5, 1, 9), x, **options)
     for i, seed in enumerate((5, 1, 9)):
         _, alone, _, _ = run((seed,), x, **options)
@@ -70,6 +82,19 @@ def test_all_meshes_train_alike(sizes):
     np.testing.assert_array_equal(one.tokens_since_fired, many.tokens_since_fired)
     for name in one_history[-1]:
         np.testing.assert_allclose(one_history[-1][name], many_history[-1][name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["signum", "muon"])
+def test_other_optimizers_train_alike_on_a_mesh(optimizer):
+    x = activations(4)
+    options = {"optimizer": optimizer, "lr_scale": 0.1}
+    cfg, one, _, _ = run((1, 2), x, **options)
+    _, many, _, _ = run((1, 2), x, (1, 2, 4), **options)
+    for a, b in zip(*map(jax.tree.leaves, (one.params, many.params)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    saes, of_many = to_saes(one, cfg, {}), to_saes(many, cfg, {})
+    for seed in (1, 2):
+        np.testing.assert_allclose(saes[seed].w_dec, of_many[seed].w_dec, atol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
