@@ -30,8 +30,8 @@ def configs(cfg):
     relu = copy.deepcopy(cfg)
     relu.sae.arch, relu.sae.sparsity_coefficient = "relu", 0.1
     return {
-        **vary(cfg, ["sae.k=2,4", "train.lr_scale=2,5"]),
-        **vary(cfg, ["sae.num_latents=48"]),
+        **vary(cfg, ["sae.k=2,4"]),
+        **vary(cfg, ["sae.num_latents=48", "train.lr_scale=2"]),
         "relu": relu,
     }
 
@@ -75,6 +75,8 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("activations", ["store", "stream"])
 def test_together_is_bitwise_as_alone(configs, alone, tmp_path, activations, monkeypatch):
+    if activations == "stream":
+        configs = {"k=2": configs["k=2"], "k=4": configs["k=4"]}
     for cfg in configs.values():
         cfg.data.activations = activations
     captured = []
@@ -103,7 +105,7 @@ def test_several_hook_points_in_one_pass(cfg, alone, tmp_path, activations):
         np.testing.assert_allclose(found[name][1].w_dec, expected[1].w_dec, atol=2e-3)
 
 
-@pytest.mark.parametrize("at", [0, 3, 7])
+@pytest.mark.parametrize("at", [0, 2, 5])
 def test_stopped_between_two_checkpoints_and_resumed(configs, alone, tmp_path, monkeypatch, at):
     """The first members have saved a step that the others have not."""
     real, calls = Checkpoints.save, iter(range(100))
@@ -156,14 +158,14 @@ def test_store_of_other_text_is_refused(configs, tmp_path):
 
 
 def test_numbers_and_table(configs, tmp_path):
-    two = copy.deepcopy(configs["k=2,lr_scale=2.0"])
+    two = copy.deepcopy(configs["k=2"])
     two.init_seeds = (1, 2)
-    some = {"k=4,lr_scale=5.0": configs["k=4,lr_scale=5.0"], "two": two}
+    some = {"k=4": configs["k=4"], "two": two}
     trained = train_all(some, tmp_path)
     stages.overlap_run(two, open_run(two, tmp_path / "two"), trained["two"])
     result = collect(tmp_path)
     assert json.loads((tmp_path / "results" / "sweep.json").read_text()) == result
-    assert result["varied"] == ["init_seeds", "sae.k", "train.lr_scale"]
+    assert result["varied"] == ["init_seeds", "sae.k"]
     one, pair = result["runs"]
     assert (one["sae.k"], pair["sae.k"]) == (4, 2)
     lines = [json.loads(x) for x in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
@@ -173,7 +175,7 @@ def test_numbers_and_table(configs, tmp_path):
     assert one["shared_frac"] is None
     assert 0 <= pair["shared_frac"] <= 1
     table = sweep_table(result).splitlines()
-    assert table[1].startswith("k=4,lr_scale=5.0")
+    assert table[1].startswith("k=4")
     assert f"{pair['shared_frac']:.1%}" in table[2]
 
 
