@@ -1,7 +1,7 @@
 r"""The paper's main run: nine seeds of a TopK autoencoder on Pythia-160M, 8 billion tokens.
 
 Paulo & Belrose, Sparse Autoencoders Trained on the Same Data Learn Different Features (2025,
-arXiv 2501.16615), sections 2 and 3, figures 1 and 2. What the paper does not say is from the
+arXiv 2501.16615), sections 2 and 3, figure 1. What the paper does not say is from the
 trainer of its authors, EleutherAI's sparsify, as of December 2024.
 
     python experiments/seed_overlap.py --config=configs/paper.py --workdir=runs/paper \
@@ -25,11 +25,11 @@ from saejax.config import Config, DataConfig, LmConfig, MatchConfig, SaeConfig, 
 def get_config() -> Config:
     """The configuration."""
     return Config(
-        # Section 3.1: nine seeds. Their numbers are ours: initial weights are not torch's.
+        # Section 3: nine seeds. Their numbers are ours: initial weights are not torch's.
         init_seeds=(1, 2, 3, 4, 5, 6, 7, 8, 9),
         # Section 2, "the sixth MLP": index 6 counted from 0, as in the published autoencoders.
         hookpoint="layers.6.mlp",
-        # sparsify loads the model in bfloat16 where the GPU knows it.
+        # sparsify 1.3.3 loads the model in bfloat16 where the GPU knows it.
         lm=LmConfig(source="EleutherAI/pythia-160m", dtype="bfloat16"),
         data=DataConfig(
             source="EleutherAI/pile",

@@ -1,7 +1,7 @@
 r"""The defaults of EleutherAI's sparsify 1.3.3 (2026): signum, 32 latents for each dimension.
 
-The paper's authors train this way since 2025: compare its section 2 and `configs/paper.py`. Of
-their defaults the model (the base one, from a hub) and the text (10 billion tokens) differ here:
+The trainer of the paper's authors (section 2) as it is today; `configs/paper.py` is as it was then.
+Of its defaults the model (the base one, from a hub) and the text (10 billion tokens) differ here:
 
     python experiments/seed_overlap.py --config=configs/sparsify.py --workdir=runs/sparsify \
         --config.data.source=path/to/text --config.data.text_field=text
@@ -14,10 +14,10 @@ attention over 32 windows, and temporaries), or 2 CPU cores and 16 GB for the pa
 Time: about 45 minutes for the packaged text on 2 cores with `--config.lm.dtype=float32` (bfloat16
 is ten times slower there), estimated from the quickstart's rates and not run: language model at
 2,500 tokens/s, each seed at 1,000.
-Expect: no shares are published. One seed of the size of the quickstart (1,024 latents,
-k=16, 796,620 tokens in steps of 1,020, FVU over a sample of the stored activations): signum 0.56
-with 18 % of latents silent, with `train.lr_scale=0.25` 0.51 and none; muon 0.50; adam with the
-quickstart's lr_scale of 4 0.47. Rates were not tuned.
+Expect: no shares are published. One seed of the size of the quickstart (1,024 latents, k=16, two
+passes over 398,310 tokens in steps of 1,020; one run each, FVU on every eighth of the training
+tokens): signum at lr_scale 1 0.56 with 18 % of latents silent, at 0.25 0.51 and at 0.1 0.52 with
+none; muon at 1, the only rate tried, 0.50; adam at the quickstart's 4, the only one tried, 0.47.
 """
 
 from saejax.config import (

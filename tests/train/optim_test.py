@@ -154,7 +154,7 @@ def test_update_is_the_recipe(devices, scale):
 @pytest.mark.parametrize("unit_decoder", [True, False])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_signum_is_schedule_free_sign_descent(devices, unit_decoder):
-    """Defazio et al. (2024), equations 3 to 5, with the sign of the gradient for the gradient."""
+    """Defazio et al. (2024), with the sign of the gradient for the gradient."""
     steps, beta = 6, 0.95
     cfg = make_config(optimizer="signum", lr_scale=0.2)
     cfg.sae.unit_decoder = unit_decoder
