@@ -74,8 +74,10 @@ class SaeConfig:
     # K, active latents per token of topk, on average of batch_topk (paper, section 2: 32).
     k: int = 32
     # Keeps the rows of the decoder at norm 1. The paper's TopK runs do; its ReLU and Gated runs
-    # (SAELens) leave the decoder free, and norms enter the penalty.
+    # (SAELens) leave the decoder free, and norms enter the penalty; so do transcoders (sparsify).
     unit_decoder: bool = True
+    # Transcoders: adds x W_skip^T to the output (Paulo et al. 2025, arXiv 2501.18823).
+    skip_connection: bool = False
     # topk, batch_topk: weight of AuxK, which revives dead latents (Gao et al. 2024: 1/32;
     # the paper: 0).
     auxk_alpha: float = 0.0
@@ -174,6 +176,10 @@ class Config:
     # Hugging Face module name relative to the base model, as sparsify uses: `layers.6.mlp`
     # (output of the MLP), `layers.6` (residual stream after the block).
     hookpoint: str = "layers.6.mlp"
+    # "": the activations themselves are reconstructed, by an autoencoder. Otherwise those at this
+    # hook point are, by a transcoder: hookpoint="layers.6.post_attention_layernorm" (the MLP's
+    # input) and target_hookpoint="layers.6.mlp".
+    target_hookpoint: str = ""
     lm: LmConfig = dataclasses.field(default_factory=LmConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     sae: SaeConfig = dataclasses.field(default_factory=SaeConfig)
@@ -268,13 +274,17 @@ def check(cfg: Config) -> None:
     for path in ("sae.auxk_alpha", "sae.multi_topk"):
         if field_value(cfg, path) and cfg.sae.arch not in _SELECTING:
             fail(path, f"only {' and '.join(_SELECTING)} have it")
+    if cfg.sae.skip_connection and not cfg.target_hookpoint:
+        fail("sae.skip_connection", "only transcoders have it: set target_hookpoint")
+    if cfg.target_hookpoint and cfg.target_hookpoint == cfg.hookpoint:
+        fail("target_hookpoint", "is hookpoint itself: leave it empty for an autoencoder")
+    if cfg.target_hookpoint and cfg.sae.unit_decoder:
+        fail("sae.unit_decoder", "a transcoder's decoder starts at 0 and is free: set it to False")
     if cfg.data.skip_tokens >= cfg.data.context_length:
         fail("data.skip_tokens", f"must be below data.context_length={cfg.data.context_length}")
     if cfg.train.batch_tokens % cfg.data.context_length:
-        fail(
-            "train.batch_tokens",
-            f"must be a multiple of data.context_length={cfg.data.context_length}",
-        )
+        length = cfg.data.context_length
+        fail("train.batch_tokens", f"must be a multiple of data.context_length={length}")
     if cfg.data.order == "shuffled_tokens" and cfg.data.activations != "store":
         fail("data.order", "single tokens can be shuffled only with data.activations=store")
     for method in cfg.match.methods:
@@ -288,9 +298,7 @@ def check(cfg: Config) -> None:
         fail("match.tolerance", "the error is between 0 and 2; take 0.001, say")
     sizes = dataclasses.astuple(cfg.mesh)
     if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-        raise InputError(
-            f"mesh={sizes}: each axis needs at least 1 device, and at most one axis may be -1"
-        )
+        raise InputError(f"mesh={sizes}: an axis needs 1 device or more; at most one may be -1")
 
 
 def learning_rate(cfg: Config) -> float:

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,7 +38,7 @@ from saejax.sae.sae import Sae
 from saejax.train import optim
 from saejax.train.checkpoint import Checkpoints
 from saejax.train.loggers import WandbLogger
-from saejax.train.loop import train
+from saejax.train.loop import Activations, train
 from saejax.train.state import init_state, to_saes
 from saejax.train.step import make_step
 
@@ -76,8 +75,8 @@ def train_run(cfg: Config, run: RunDir, logger: WandbLogger | None = None) -> di
     )
     batches = make_batches(cfg, source)
     optimizer = optim.make_optimizer(cfg, total, latent_axis=mesh_lib.LATENT)
-    first_BD = activations(next(make_batches(cfg, source)))
-    state = init_state(cfg, first_BD, optimizer, mesh)
+    first_BD, *first_target = activations(next(make_batches(cfg, source)))
+    state = init_state(cfg, first_BD, optimizer, mesh, *first_target)
     if checkpoints.latest is not None:
         state = checkpoints.restore(state, batches)
     with contextlib.nullcontext() if logger is None else logger:
@@ -109,14 +108,12 @@ def train_run(cfg: Config, run: RunDir, logger: WandbLogger | None = None) -> di
     return saes
 
 
-def _activations(
-    cfg: Config, run: RunDir, mesh: Mesh
-) -> tuple[WindowSource, Callable[[np.ndarray], jax.Array]]:
+def _activations(cfg: Config, run: RunDir, mesh: Mesh) -> tuple[WindowSource, Activations]:
     """What the loader reads, and how a batch of it becomes activations [B, D] on the mesh."""
     on_data = NamedSharding(mesh, mesh_lib.BATCH)
 
-    def flatten(x: jax.Array) -> jax.Array:
-        return x.reshape(-1, x.shape[-1])
+    def flatten(x: jax.Array) -> tuple[jax.Array, ...]:
+        return (x.reshape(-1, x.shape[-1]),)
 
     if cfg.data.activations == "store" and is_complete(run.activations):
         return ActivationStore(run.activations), lambda x: flatten(jax.device_put(x, on_data))

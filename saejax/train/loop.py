@@ -1,6 +1,6 @@
 """The training loop.
 
-Dimension letters: S seeds, B tokens, D activation width.
+Dimension letters: S seeds, B tokens, D activation width, E width of a transcoder's target.
 """
 
 import signal
@@ -22,8 +22,8 @@ from saejax.train.metrics import MetricsLog, Record, check_finite
 from saejax.train.state import TrainState
 from saejax.train.step import Metrics, Step
 
-# A batch from the loader to activations [B, D] on the mesh.
-Activations = Callable[[np.ndarray], jax.Array]
+# A batch from the loader to activations [B, D] on the mesh, and the targets [B, E] of a transcoder.
+Activations = Callable[[np.ndarray], tuple[jax.Array, ...]]
 
 
 def train(
@@ -115,7 +115,7 @@ def train(
                     stop.signum,
                 )
             # Dispatch this step before reading the previous one's metrics: the device never waits.
-            state, metrics = step(state, activations(next(batches)))
+            state, metrics = step(state, *activations(next(batches)))
             settle(now)
             pending = metrics
         settle(num_steps)

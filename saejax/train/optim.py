@@ -33,9 +33,12 @@ def schedule(cfg: Config, num_steps: int) -> optax.Schedule:
 
 def global_norm(tree: Params, latent_axis: str) -> jax.Array:
     """Norm of all entries, over all devices that hold latents of this autoencoder."""
-    split = jax.tree.leaves(tree._replace(b_dec=None))
+    # Every device has the whole of these.
+    whole = [tree.b_dec] if tree.w_skip is None else [tree.b_dec, tree.w_skip]
+    split = jax.tree.leaves(tree._replace(b_dec=None, w_skip=None))
     local = sum(jnp.square(leaf).sum() for leaf in split)
-    return jnp.sqrt(lax.psum(local, latent_axis) + jnp.square(tree.b_dec).sum())
+    common = sum(jnp.square(leaf).sum() for leaf in whole)
+    return jnp.sqrt(lax.psum(local, latent_axis) + common)
 
 
 def clip_by_norm(max_norm: float, latent_axis: str) -> optax.GradientTransformation:
