@@ -118,12 +118,18 @@ class Block(nnx.Module):
         self.mlp = Mlp(weights)
 
     def __call__(self, x_BLD: Float[Array, "B L D"], part: str = "") -> Float[Array, "B L D"]:
-        """The residual stream after the block, or the output of its `mlp` or `self_attn`."""
-        attention_BLD = self.self_attn(self.input_layernorm(x_BLD))
+        """The residual stream after the block, or the output of one of its parts."""
+        attention_input_BLD = self.input_layernorm(x_BLD)
+        if part == "input_layernorm":
+            return attention_input_BLD
+        attention_BLD = self.self_attn(attention_input_BLD)
         if part == "self_attn":
             return attention_BLD
         x_BLD = x_BLD + attention_BLD
-        mlp_BLD = self.mlp(self.post_attention_layernorm(x_BLD))
+        mlp_input_BLD = self.post_attention_layernorm(x_BLD)
+        if part == "post_attention_layernorm":
+            return mlp_input_BLD
+        mlp_BLD = self.mlp(mlp_input_BLD)
         return mlp_BLD if part == "mlp" else x_BLD + mlp_BLD
 
 
@@ -165,7 +171,7 @@ class Llama(nnx.Module):
         Args:
           tokens_BL: Token ids in [0, V).
           layer: The block, or None for the embedding.
-          part: "" for the residual stream after the block, or `mlp` or `self_attn`.
+          part: "" for the residual stream after the block, or one of `LlamaConfig.hook_parts`.
         """
         if layer is None:
             return self.embed_tokens[...][tokens_BL]

@@ -9,7 +9,8 @@ Dimension letters: S seeds, B tokens, D activation width, E width of a transcode
 latents, K active latents.
 """
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,22 +35,14 @@ PER_SEED = ("train/fvu", "train/l0", "train/dead_frac", "train/grad_norm")
 _CHUNK_BYTES = 2**28
 # Weight of a new step in BatchTopK's threshold (SAELens: topk_threshold_lr).
 _THRESHOLD_RATE = 0.01
-
-
-class Step(Protocol):
-    """(state, activations [B, D], targets [B, E] of a transcoder) -> (state, metrics)."""
-
-    def __call__(
-        self, state: TrainState, x_BD: Array, target_BE: Array | None = None, /
-    ) -> tuple[TrainState, Metrics]:
-        """The old state is consumed."""
-        ...
+# (state, activations [B, D], targets [B, E] of a transcoder or None) -> (state, metrics)
+Step = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_step(
     cfg: Config, optimizer: optax.GradientTransformation, state: TrainState, mesh: Mesh
 ) -> Step:
-    """Compiles a step. One of a transcoder also takes the targets [B, E].
+    """Compiles a step, which consumes the old state. One of a transcoder also takes targets.
 
     Args:
       cfg: The run.
