@@ -298,7 +298,7 @@ def check(cfg: Config) -> None:
         fail("match.tolerance", "the error is between 0 and 2; take 0.001, say")
     sizes = dataclasses.astuple(cfg.mesh)
     if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-        raise InputError(f"mesh={sizes}: an axis needs 1 device or more; at most one may be -1")
+        raise InputError(f"mesh={sizes}: each axis needs a device, and at most one axis may be -1")
 
 
 def learning_rate(cfg: Config) -> float:

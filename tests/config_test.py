@@ -47,6 +47,8 @@ def test_fitting_and_default_configurations_pass():
         ("lm.dtype", "float8", "float32, bfloat16"),
         ("data.order", "random", "shuffled, in_order"),
         ("data.order", "shuffled_tokens", "only with data.activations=store"),
+        ("sae.skip_connection", True, "only transcoders have it: set target_hookpoint"),
+        ("target_hookpoint", "layers.6.mlp", "is hookpoint itself"),
         ("data.skip_tokens", 256, "below data.context_length=256"),
         ("data.epochs", 0, "at least 1"),
         ("train.batch_tokens", 1000, "multiple of data.context_length=256"),
@@ -93,6 +95,16 @@ def test_losses_of_topk_are_refused_elsewhere(path, value):
     cfg = fitting(sae__arch="relu", **{f"sae__{path}": value})
     with pytest.raises(InputError, match=rf"sae\.{path}=.*only topk and batch_topk"):
         config.check(cfg)
+
+
+def test_transcoders_have_a_free_decoder():
+    cfg = fitting(target_hookpoint="layers.7.mlp", sae__skip_connection=True)
+    with pytest.raises(
+        InputError, match=r"sae\.unit_decoder=True: a transcoder's decoder .* False"
+    ):
+        config.check(cfg)
+    cfg.sae.unit_decoder = False
+    config.check(cfg)
 
 
 def test_learning_rate_is_the_papers():

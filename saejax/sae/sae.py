@@ -120,9 +120,7 @@ def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
 
 
 @jax.jit
-def decode(
-    sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None = None
-) -> Float[Array, "B E"]:
+def decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None = None) -> Float[Array, "B E"]:
     """Reconstruction sum_k values[b, k] W_dec[indices[b, k]] + b_dec [+ W_skip x_b].
 
     Args:
