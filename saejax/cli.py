@@ -15,7 +15,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from saejax.config import Config, check
+from saejax.config import Config
+from saejax.config_check import check
 from saejax.errors import InputError
 from saejax.train.interrupt import Interrupted
 

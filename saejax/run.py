@@ -63,7 +63,7 @@ def train_together(
 
     Args:
       jobs: Configurations and directories. The configurations agree in all but what
-        `saejax.sweep.MAY_VARY` names.
+        `saejax.sweep.vary` lets differ.
       store: Folder for the activations, with `data.activations=store`.
       logger: Gets the metrics; for a single run.
 
@@ -94,7 +94,8 @@ def _train(
     for each, _ in jobs:
         mesh_lib.check_divides(mesh, mesh_lib.SEED, init_seeds=len(each.init_seeds))
         mesh_lib.check_divides(mesh, mesh_lib.LATENT, num_latents=each.sae.num_latents)
-    hookpoints = tuple(dict.fromkeys(each.hookpoint for each, _ in jobs))
+    places = (name for each, _ in jobs for name in (each.hookpoint, each.target_hookpoint))
+    hookpoints = tuple(dict.fromkeys(name for name in places if name))
     source, activations = open_activations(cfg, hookpoints, store, mesh)
     total = num_steps(cfg, len(source))
     first = activations(next(make_batches(cfg, source)))
@@ -107,7 +108,8 @@ def _train(
             keep_every_steps=each.train.checkpoint_keep_every_steps,
         )
         optimizer = optim.make_optimizer(each, total, latent_axis=mesh_lib.LATENT)
-        state = init_state(each, first[each.hookpoint], optimizer, mesh)
+        first_BD, first_target_BE = first[each.hookpoint], first.get(each.target_hookpoint)
+        state = init_state(each, first_BD, optimizer, mesh, first_target_BE)
         positions.append(make_batches(cfg, source))
         if checkpoints.latest is not None:
             state = checkpoints.restore(state, positions[-1])

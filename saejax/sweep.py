@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from saejax.config import Config, check
+from saejax.config import Config
+from saejax.config_check import check
 from saejax.config_json import flatten
 from saejax.errors import InputError
 from saejax.files import atomic_write

@@ -23,7 +23,8 @@ import safetensors.numpy
 import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from saejax.config import Config, DataConfig, LmConfig, MeshConfig, SaeConfig, TrainConfig, check
+from saejax.config import Config, DataConfig, LmConfig, MeshConfig, SaeConfig, TrainConfig
+from saejax.config_check import check
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

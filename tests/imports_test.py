@@ -14,6 +14,7 @@ ORDER = (
     "errors",
     "files",
     "config",
+    "config_check",
     "config_json",
     "progress",
     "memory",

@@ -18,7 +18,8 @@ import pytest
 
 import saejax
 from saejax import run as stages
-from saejax.config import MeshConfig, check
+from saejax.config import MeshConfig
+from saejax.config_check import check
 from saejax.errors import InputError
 from saejax.report import write_report
 from saejax.rundir import RunDir, open_run

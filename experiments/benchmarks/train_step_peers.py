@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-from saejax.config import Config, learning_rate
+from saejax.config import Config
+from saejax.train.optim import learning_rate
 
 # What pip installs for each peer, in the versions measured.
 PACKAGES = {

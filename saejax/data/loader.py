@@ -53,7 +53,7 @@ def make_batches(cfg: Config, source: WindowSource) -> grain.DatasetIterator[Bat
     """
     dataset: grain.MapDataset[Batch]
     if cfg.data.order == "shuffled_tokens":
-        assert isinstance(source, ActivationStore), "checked by saejax.config.check"
+        assert isinstance(source, ActivationStore), "checked by saejax.config_check"
         dataset = grain.MapDataset.range(num_steps(cfg, len(source))).map(
             functools.partial(_shuffled_tokens, source, cfg.data_seed, tokens_per_batch(cfg))
         )

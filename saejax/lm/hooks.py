@@ -18,8 +18,9 @@ def hookpoints(config: LlamaConfig) -> tuple[str, ...]:
     """All hook points of a model, in the order in which a forward pass reaches layers.
 
     They are Hugging Face's module names relative to the base model: `embed_tokens`,
-    `layers.i` (the residual stream after block i), `layers.i.mlp` (the output of the MLP) and
-    `layers.i.self_attn` (the output of attention, after o_proj).
+    `layers.i` (the residual stream after block i), `layers.i.mlp` (the output of the MLP),
+    `layers.i.self_attn` (the output of attention, after o_proj), `layers.i.input_layernorm` (the
+    input of attention) and `layers.i.post_attention_layernorm` (the input of the MLP).
     """
     blocks = [f"{config.hook_blocks}.{layer}" for layer in range(config.num_layers)]
     suffixes = ("", *(f".{part}" for part in config.hook_parts))

@@ -123,10 +123,18 @@ class Block(nnx.Module):
 
         What is not used is not computed, under `jax.jit`.
         """
-        attention_BLD = self.self_attn(self.input_layernorm(x_BLD))
+        attention_input_BLD = self.input_layernorm(x_BLD)
+        attention_BLD = self.self_attn(attention_input_BLD)
         between_BLD = x_BLD + attention_BLD
-        mlp_BLD = self.mlp(self.post_attention_layernorm(between_BLD))
-        return {"self_attn": attention_BLD, "mlp": mlp_BLD, "": between_BLD + mlp_BLD}
+        mlp_input_BLD = self.post_attention_layernorm(between_BLD)
+        mlp_BLD = self.mlp(mlp_input_BLD)
+        return {
+            "input_layernorm": attention_input_BLD,
+            "self_attn": attention_BLD,
+            "post_attention_layernorm": mlp_input_BLD,
+            "mlp": mlp_BLD,
+            "": between_BLD + mlp_BLD,
+        }
 
 
 class Llama(nnx.Module):

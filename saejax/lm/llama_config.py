@@ -26,7 +26,12 @@ class LlamaConfig:
     # Names of the hook points, after the modules of Hugging Face's implementation.
     hook_embedding: ClassVar[str] = "embed_tokens"
     hook_blocks: ClassVar[str] = "layers"
-    hook_parts: ClassVar[tuple[str, ...]] = ("mlp", "self_attn")
+    hook_parts: ClassVar[tuple[str, ...]] = (
+        "mlp",
+        "self_attn",
+        "input_layernorm",
+        "post_attention_layernorm",
+    )
 
 
 def check(config: LlamaConfig, where: object) -> LlamaConfig:

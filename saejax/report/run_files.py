@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from saejax.analysis.compare import Comparison
-from saejax.config import Config, check
+from saejax.config import Config
+from saejax.config_check import check
 from saejax.config_json import from_json
 from saejax.errors import InputError
 from saejax.rundir import RunDir

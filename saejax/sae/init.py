@@ -1,6 +1,7 @@
 """Initial weights, and the initial decoder bias from data.
 
-Dimension letters: B tokens, D activation width, N latents, S seeds.
+Dimension letters: B tokens, D activation width, E width of a transcoder's target (D in an
+autoencoder), N latents, S seeds.
 """
 
 from typing import NamedTuple
@@ -20,17 +21,18 @@ class Params(NamedTuple):
     """What is trained. Stacked seeds have a leading axis [S].
 
     The encoder is held latent by latent, `enc_rows` = W_enc transposed, because its gradient
-    is a sum of rows; `Sae` has the usual W_enc [D, N]. The last three belong to gated (its
-    magnitudes) and to JumpReLU autoencoders, and are None in all others.
+    is a sum of rows; `Sae` has the usual W_enc [D, N]. The last four belong to gated (its
+    magnitudes), to JumpReLU, and to skip connections, and are None in all others.
     """
 
     enc_rows: Float[Array, "*S N D"]
     b_enc: Float[Array, "*S N"]
-    w_dec: Float[Array, "*S N D"]
-    b_dec: Float[Array, "*S D"]
+    w_dec: Float[Array, "*S N E"]
+    b_dec: Float[Array, "*S E"]
     r_mag: Float[Array, "*S N"] | None = None
     b_mag: Float[Array, "*S N"] | None = None
     threshold: Float[Array, "*S N"] | None = None
+    w_skip: Float[Array, "*S E D"] | None = None
 
 
 def unit_rows(w_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
@@ -56,16 +58,54 @@ def init_params(seed: Array, b_dec_D: Float[Array, " D"], *, num_latents: int) -
     References:
       Paulo & Belrose (2025), arXiv 2501.16615, section 2: encoder and decoder start tied.
     """
-    (D,) = b_dec_D.shape
-    bound = 1.0 / jnp.sqrt(D)
-    enc_rows_ND = jax.random.uniform(
-        jax.random.key(seed), (num_latents, D), minval=-bound, maxval=bound
-    )
+    enc_rows_ND = _encoder_rows(seed, num_latents, len(b_dec_D))
     return Params(
         enc_rows=enc_rows_ND,
         b_enc=jnp.zeros((num_latents,)),
         w_dec=unit_rows(enc_rows_ND),
         b_dec=b_dec_D,
+    )
+
+
+def init_transcoder_params(
+    seed: Array,
+    b_dec_E: Float[Array, " E"],
+    mean_D: Float[Array, " D"],
+    *,
+    num_latents: int,
+    skip: bool,
+) -> Params:
+    """Initial parameters of one transcoder, whose output is b_dec until it has learned.
+
+    The encoder is that of an autoencoder with the same seed, b_enc = -mean W_enc centres its
+    input; decoder and skip connection are 0 (sparsify).
+
+    Args:
+      seed: Integer scalar.
+      b_dec_E: Initial decoder bias, from the targets.
+      mean_D: Mean of the inputs.
+      num_latents: N.
+      skip: Whether there is a skip connection.
+
+    References:
+      Paulo, Shabalin & Belrose, Transcoders Beat Sparse Autoencoders for Interpretability (2025),
+      arXiv 2501.18823.
+    """
+    D, E = len(mean_D), len(b_dec_E)
+    enc_rows_ND = _encoder_rows(seed, num_latents, D)
+    return Params(
+        enc_rows=enc_rows_ND,
+        b_enc=-(enc_rows_ND @ mean_D),
+        w_dec=jnp.zeros((num_latents, E)),
+        b_dec=b_dec_E,
+        w_skip=jnp.zeros((E, D)) if skip else None,
+    )
+
+
+def _encoder_rows(seed: Array, num_latents: int, width: int) -> Float[Array, "N D"]:
+    bound = 1.0 / jnp.sqrt(width)
+    return jax.random.uniform(
+        jax.random.key(seed), (num_latents, width), minval=-bound, maxval=bound
     )
 
 

@@ -4,7 +4,8 @@ A loss sees this device's share: some of the tokens of a chunk, and its latents.
 chunk's part of the loss of the whole batch, the same on every device; the parts add up over
 chunks. Sums over tokens run over the mesh axis "data", sums over latents over "latent".
 
-Dimension letters: B tokens, D activation width, N latents on this device.
+Dimension letters: B tokens, D activation width, E width of what is reconstructed (D in an
+autoencoder), N latents on this device.
 """
 
 from collections.abc import Callable
@@ -23,10 +24,11 @@ class Batch(NamedTuple):
 
     Attributes:
       x: [B, D] activations of this device's tokens.
-      total_variance: sum_b ||x_b - mean(x)||^2 over the whole batch, see `total_variance`.
+      total_variance: sum_b ||y_b - mean(y)||^2 over the whole batch, see `total_variance`.
       num_tokens: Tokens of the whole batch.
       dead: [N] whether a latent counts as dead.
       sparsity_scale: Factor on the penalty, which rises from 0 to 1 in its warm-up.
+      target: [B, E] what a transcoder reconstructs from x; None for an autoencoder.
     """
 
     x: Float[Array, "B D"]
@@ -34,6 +36,12 @@ class Batch(NamedTuple):
     num_tokens: Int[Array, ""]
     dead: Bool[Array, " N"]
     sparsity_scale: Float[Array, ""]
+    target: Float[Array, "B E"] | None = None
+
+    @property
+    def y(self) -> Float[Array, "B E"]:
+        """What is to be reconstructed: the target, or x itself."""
+        return self.x if self.target is None else self.target
 
 
 class Axes(NamedTuple):
@@ -74,37 +82,51 @@ class Architecture(NamedTuple):
     init: Callable[[Params], Params] = lambda params: params
 
 
-def total_variance(x_BD: Float[Array, "B D"], data_axis: str) -> Float[Array, ""]:
-    """sum_b ||x_b - mean(x)||^2 over the whole batch."""
-    tokens = x_BD.shape[0] * lax.axis_size(data_axis)
-    mean_D = lax.psum(x_BD.sum(axis=0), data_axis) / tokens
-    return lax.psum(jnp.square(x_BD - mean_D[None]).sum(), data_axis)
+def total_variance(y_BE: Float[Array, "B E"], data_axis: str) -> Float[Array, ""]:
+    """sum_b ||y_b - mean(y)||^2 over the whole batch."""
+    tokens = y_BE.shape[0] * lax.axis_size(data_axis)
+    mean_E = lax.psum(y_BE.sum(axis=0), data_axis) / tokens
+    return lax.psum(jnp.square(y_BE - mean_E[None]).sum(), data_axis)
 
 
 def squared_error(
-    target_BD: Float[Array, "B D"], found_BD: Float[Array, "B D"], axes: Axes
+    y_BE: Float[Array, "B E"], found_BE: Float[Array, "B E"], axes: Axes
 ) -> Float[Array, ""]:
-    """sum_b ||target_b - found_b||^2 over all devices."""
-    return lax.psum(jnp.square(target_BD - found_BD).sum(), axes.data)
+    """sum_b ||y_b - found_b||^2 over all devices."""
+    return lax.psum(jnp.square(y_BE - found_BE).sum(), axes.data)
 
 
-def local_encoder(params: Params, batch: Batch, axes: Axes) -> tuple[Array, Array, Array, Array]:
-    """x, W_enc transposed, b_enc and b_dec as this device's latents use them.
+def local_encoder(
+    params: Params, batch: Batch, axes: Axes
+) -> tuple[Array, Array, Array, Array | None]:
+    """x, W_enc transposed, b_enc, and the b_dec to subtract, as this device's latents use them.
 
     Every device encodes all of its tokens for its own latents: the transpose of these casts sums
-    the encoder's share of the bias gradient over the latents.
+    the encoder's share of the bias gradient over the latents. A transcoder subtracts nothing.
     """
     x_BD = lax.pcast(batch.x, axes.latent, to="varying")
-    b_dec_D = lax.pcast(params.b_dec, axes.latent, to="varying")
+    b_dec_D = None
+    if batch.target is None:
+        b_dec_D = lax.pcast(params.b_dec, axes.latent, to="varying")
     return x_BD, params.enc_rows, params.b_enc, b_dec_D
+
+
+def besides_codes(params: Params, batch: Batch) -> Float[Array, "#B E"]:
+    """What a reconstruction has besides the codes: b_dec, and x W_skip^T in a skip transcoder.
+
+    It is the same on every device of "latent", and so counts once in gradients.
+    """
+    if params.w_skip is None:
+        return params.b_dec[None]
+    return batch.x @ params.w_skip.T + params.b_dec[None]
 
 
 def dense_outcome(
     params: Params, batch: Batch, codes_BN: Float[Array, "B N"], axes: Axes
 ) -> tuple[Float[Array, ""], Outcome]:
-    """Mean squared error ||x - x_hat||^2 of codes that are not held sparsely, and the outcome."""
-    x_hat_BD = lax.psum(codes_BN @ params.w_dec, axes.latent) + params.b_dec[None]
-    error = squared_error(batch.x, x_hat_BD, axes)
+    """Mean squared error ||y - y_hat||^2 of codes that are not held sparsely, and the outcome."""
+    y_hat_BE = lax.psum(codes_BN @ params.w_dec, axes.latent) + besides_codes(params, batch)
+    error = squared_error(batch.y, y_hat_BE, axes)
     active_BN = codes_BN > 0
     return error / batch.num_tokens, Outcome(
         fvu=error / batch.total_variance,
@@ -122,6 +144,8 @@ def weighted_l1(
     References:
       Conerly et al., Update on how we train SAEs (Transformer Circuits, April 2024).
     """
-    norm_N = jnp.sqrt(jnp.square(params.w_dec).sum(axis=1))
+    square_N = jnp.square(params.w_dec).sum(axis=1)
+    # A transcoder's rows start at 0, where the norm has no gradient: 0 is taken, not NaN.
+    norm_N = jnp.where(square_N > 0, jnp.sqrt(jnp.where(square_N > 0, square_N, 1.0)), 0.0)
     total = lax.psum((codes_BN * norm_N[None]).sum(), (axes.data, axes.latent))
     return total / batch.num_tokens

@@ -1,6 +1,7 @@
 """A sparse autoencoder as a plain record, and its two maps: encode and decode.
 
-Dimension letters: B tokens, D activation width, N latents, K most active latents per token.
+Dimension letters: B tokens, D activation width, E width of the output (D in an autoencoder), N
+latents, K most active latents per token.
 """
 
 import typing
@@ -11,6 +12,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from saejax.errors import InputError
 from saejax.sae import sparse
 
 
@@ -27,11 +29,15 @@ class Sae:
     - "jump_relu": f = relu(z) where relu(z) > threshold,
     - "gated": f = relu((z - b_enc) exp(r_mag) + b_mag) where z > 0.
 
+    A transcoder reconstructs other activations than those it is given,
+    y_hat = f(x) W_dec + b_dec, with x W_skip^T added if it has a skip connection. Its z is
+    x W_enc + b_enc.
+
     Attributes:
       w_enc: Encoder [D, N], one column a latent.
       b_enc: Encoder bias [N]; of a gated one, that of the gate.
-      w_dec: Decoder [N, D], one row a latent, of unit norm after training of most kinds.
-      b_dec: Decoder bias [D], also subtracted from the input.
+      w_dec: Decoder [N, E], one row a latent, of unit norm after training of most kinds.
+      b_dec: Decoder bias [E], also subtracted from the input of an autoencoder.
       k: Most active latents per token; N where their number is not limited.
       arch: Which of these it is.
       threshold: [N], of "jump_relu".
@@ -39,6 +45,8 @@ class Sae:
       b_mag: [N], of "gated".
       metadata: Where the autoencoder comes from: model name, hook point, seed. Pairs, sorted
         by name, so that the record stays hashable under `jax.jit`.
+      transcoder: Whether it is a transcoder.
+      w_skip: Skip connection [E, D], of some transcoders.
     """
 
     w_enc: Array | np.ndarray
@@ -51,6 +59,8 @@ class Sae:
     threshold: Array | np.ndarray | None = None
     r_mag: Array | np.ndarray | None = None
     b_mag: Array | np.ndarray | None = None
+    transcoder: bool = struct.field(pytree_node=False, default=False)
+    w_skip: Array | np.ndarray | None = None
 
     @property
     def num_latents(self) -> int:
@@ -59,7 +69,12 @@ class Sae:
 
     @property
     def d_model(self) -> int:
-        """D, the width of the activations."""
+        """D, the width of the activations that are encoded."""
+        return self.w_enc.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """E, the width of the activations that are reconstructed."""
         return self.w_dec.shape[1]
 
 
@@ -91,7 +106,8 @@ def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
       >>> saejax.decode(sae, codes).tolist()
       [[3.0, 0.0]]
     """
-    w_enc_DN, b_enc_N, b_dec_D = map(jnp.asarray, (sae.w_enc, sae.b_enc, sae.b_dec))
+    w_enc_DN, b_enc_N = map(jnp.asarray, (sae.w_enc, sae.b_enc))
+    b_dec_D = None if sae.transcoder else jnp.asarray(sae.b_dec)
     pre_BN = sparse.preactivations(x_BD, w_enc_DN.T, b_enc_N, b_dec_D)
     code_BN = jax.nn.relu(pre_BN)
     if sae.arch == "jump_relu":
@@ -104,7 +120,21 @@ def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
 
 
 @jax.jit
-def decode(sae: Sae, codes: Codes) -> Float[Array, "B D"]:
-    """Reconstruction x_hat = sum_k values[b, k] W_dec[indices[b, k]] + b_dec."""
-    w_dec_ND, b_dec_D = jnp.asarray(sae.w_dec), jnp.asarray(sae.b_dec)
-    return sparse.weighted_rows(codes.values, codes.indices, w_dec_ND) + b_dec_D[None]
+def decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None = None) -> Float[Array, "B E"]:
+    """Reconstruction sum_k values[b, k] W_dec[indices[b, k]] + b_dec [+ W_skip x_b].
+
+    Args:
+      sae: The autoencoder.
+      codes: From `encode`.
+      x_BD: What was encoded. Only a skip connection needs it; others give the same without.
+
+    Raises:
+      InputError: If there is a skip connection, but no x_BD.
+    """
+    w_dec_NE, b_dec_E = jnp.asarray(sae.w_dec), jnp.asarray(sae.b_dec)
+    y_hat_BE = sparse.weighted_rows(codes.values, codes.indices, w_dec_NE) + b_dec_E[None]
+    if sae.w_skip is None:
+        return y_hat_BE
+    if x_BD is None:
+        raise InputError("decode(sae, codes): with a skip connection, give decode(sae, codes, x)")
+    return y_hat_BE + x_BD @ jnp.asarray(sae.w_skip).T

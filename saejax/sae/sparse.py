@@ -117,14 +117,19 @@ def _scatter_rows(value_BK: Array, index_BK: Array, g_BD: Array, num_latents: in
     return lax.fori_loop(0, g_BD.shape[0], add, zeros_ND)
 
 
+def centred(x_BD: Float[Array, "B D"], b_dec_D: Float[Array, " D"] | None) -> Float[Array, "B D"]:
+    """What the encoder multiplies: x - b_dec in an autoencoder; x in a transcoder, for None."""
+    return x_BD if b_dec_D is None else x_BD - b_dec_D[None]
+
+
 def preactivations(
     x_BD: Float[Array, "B D"],
     enc_rows_ND: Float[Array, "N D"],
     b_enc_N: Float[Array, " N"],
-    b_dec_D: Float[Array, " D"],
+    b_dec_D: Float[Array, " D"] | None,
 ) -> Float[Array, "B N"]:
     """(x - b_dec) W_enc + b_enc, cut off from gradients: see `preactivations_at`."""
-    pre_BN = (x_BD - b_dec_D[None]) @ enc_rows_ND.T + b_enc_N[None]
+    pre_BN = centred(x_BD, b_dec_D) @ enc_rows_ND.T + b_enc_N[None]
     return lax.stop_gradient(pre_BN)
 
 
@@ -135,7 +140,7 @@ def preactivations_at(
     x_BD: Float[Array, "B D"],
     enc_rows_ND: Float[Array, "N D"],
     b_enc_N: Float[Array, " N"],
-    b_dec_D: Float[Array, " D"],
+    b_dec_D: Float[Array, " D"] | None,
 ) -> Float[Array, "B K"]:
     """pre[b, index[b, k]], with the gradients of the parameters that `pre` was made from.
 
@@ -147,7 +152,7 @@ def preactivations_at(
       x_BD: Activations of the language model.
       enc_rows_ND: W_enc transposed.
       b_enc_N: Encoder bias.
-      b_dec_D: Decoder bias.
+      b_dec_D: Decoder bias; None in a transcoder.
     """
     return jnp.take_along_axis(pre_BN, index_BK, axis=1)
 
@@ -161,10 +166,10 @@ def _at_backward(residuals, dvalue_BK):
     index_BK, x_BD, enc_rows_ND, b_dec_D = residuals
     N = enc_rows_ND.shape[0]
     db_enc_N = jnp.zeros_like(enc_rows_ND[:, 0]).at[index_BK.reshape(-1)].add(dvalue_BK.reshape(-1))
-    denc_rows_ND = _scatter_rows(dvalue_BK, index_BK, x_BD - b_dec_D[None], N)
+    denc_rows_ND = _scatter_rows(dvalue_BK, index_BK, centred(x_BD, b_dec_D), N)
     dx_BD = weighted_rows(dvalue_BK, index_BK, enc_rows_ND)
     # Equal to -dx.sum(0); summing over latents first needs no [B, D] array.
-    db_dec_D = -(db_enc_N @ enc_rows_ND)
+    db_dec_D = None if b_dec_D is None else -(db_enc_N @ enc_rows_ND)
     return None, None, dx_BD, denc_rows_ND, db_enc_N, db_dec_D
 
 

@@ -152,7 +152,8 @@ class _Follower:
 
     def step(self, given: Mapping[str, jax.Array]) -> Metrics:
         member = self.member
-        member.state, metrics = member.step(member.state, given[member.cfg.hookpoint])
+        x_BD, target_BE = given[member.cfg.hookpoint], given.get(member.cfg.target_hookpoint)
+        member.state, metrics = member.step(member.state, x_BD, target_BE)
         return metrics
 
     def settle(self, done: int, tokens_per_second: float) -> Record:

@@ -23,7 +23,7 @@ _EPSILON = 1e-7
 _SIZE = 0.2
 
 
-def orthogonalize(x_ND: Float[Array, "N D"], latent_axis: str) -> Float[Array, "N D"]:
+def orthogonalize(x_ND: Float[Array, "N D"], latent_axis: str | None) -> Float[Array, "N D"]:
     """Brings the singular values of a matrix near 1, and keeps its singular vectors.
 
     Newton and Schulz's iteration, five times, from X / ||X||:
@@ -37,21 +37,25 @@ def orthogonalize(x_ND: Float[Array, "N D"], latent_axis: str) -> Float[Array, "
 
     Args:
       x_ND: This device's rows.
-      latent_axis: The axis of the mesh over which rows are split.
+      latent_axis: The axis of the mesh over which rows are split; None if each device has all.
     """
-    x_ND = x_ND / (jnp.sqrt(lax.psum(jnp.square(x_ND).sum(), latent_axis)) + _EPSILON)
+
+    def total(part: Array) -> Array:
+        return part if latent_axis is None else lax.psum(part, latent_axis)
+
+    x_ND = x_ND / (jnp.sqrt(total(jnp.square(x_ND).sum())) + _EPSILON)
     for _ in range(_STEPS):
-        gram_DD = lax.psum(x_ND.T @ x_ND, latent_axis)
+        gram_DD = total(x_ND.T @ x_ND)
         x_ND = _LINEAR * x_ND + x_ND @ (_CUBIC * gram_DD + _QUINTIC * (gram_DD @ gram_DD))
     return x_ND
 
 
-def orthogonal_updates(latent_axis: str) -> optax.GradientTransformation:
+def orthogonal_updates(latent_axis: str | None) -> optax.GradientTransformation:
     """Each matrix orthogonalised, times 0.2 sqrt(max(N, D)) with the N of all devices."""
 
     def one(x_ND: Array) -> Array:
-        num_latents = x_ND.shape[0] * lax.axis_size(latent_axis)
-        return _SIZE * max(num_latents, x_ND.shape[1]) ** 0.5 * orthogonalize(x_ND, latent_axis)
+        num_rows = x_ND.shape[0] * (1 if latent_axis is None else lax.axis_size(latent_axis))
+        return _SIZE * max(num_rows, x_ND.shape[1]) ** 0.5 * orthogonalize(x_ND, latent_axis)
 
     def update(updates: Any, params: Any) -> Any:
         del params

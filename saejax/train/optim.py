@@ -9,6 +9,7 @@ Dimension letters: D activation width, N latents on this device.
 """
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -75,9 +76,12 @@ def _up_and_down(peak: float, warmup: int, num_steps: int) -> optax.Schedule:
 
 def global_norm(tree: Params, latent_axis: str) -> jax.Array:
     """Norm of all entries, over all devices that hold latents of this autoencoder."""
-    split = jax.tree.leaves(tree._replace(b_dec=None))
+    # Every device has the whole of these.
+    whole = [tree.b_dec] if tree.w_skip is None else [tree.b_dec, tree.w_skip]
+    split = jax.tree.leaves(tree._replace(b_dec=None, w_skip=None))
     local = sum(jnp.square(leaf).sum() for leaf in split)
-    return jnp.sqrt(lax.psum(local, latent_axis) + jnp.square(tree.b_dec).sum())
+    common = sum(jnp.square(leaf).sum() for leaf in whole)
+    return jnp.sqrt(lax.psum(local, latent_axis) + common)
 
 
 def clip_by_norm(max_norm: float, latent_axis: str) -> optax.GradientTransformation:
@@ -183,16 +187,26 @@ def _muon(cfg: Config, num_steps: int, latent_axis: str) -> optax.GradientTransf
 
     Sparsify's momentum is (1 - 0.95) times the one here, a factor that orthogonalisation drops.
     """
-    matrices = optax.chain(
-        optax.trace(_MUON_MOMENTUM, nesterov=True),
-        orthogonal_updates(latent_axis),
-        optax.add_decayed_weights(_MUON_WEIGHT_DECAY),
-        optax.scale_by_learning_rate(schedule(cfg, num_steps)),
-    )
+
+    def matrices(axis: str | None) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.trace(_MUON_MOMENTUM, nesterov=True),
+            orthogonal_updates(axis),
+            optax.add_decayed_weights(_MUON_WEIGHT_DECAY),
+            optax.scale_by_learning_rate(schedule(cfg, num_steps)),
+        )
+
     # At the same peak rate, but with the warm-up.
     vectors = _adam(cfg, _up_and_down(learning_rate(cfg), cfg.train.warmup_steps, num_steps))
+    parts: dict[Hashable, optax.GradientTransformation] = {
+        "split": matrices(latent_axis),
+        "whole": matrices(None),
+        "vector": vectors,
+    }
 
     def kinds(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: "matrix" if leaf.ndim == 2 else "vector", params)
+        named = jax.tree.map(lambda leaf: "split" if leaf.ndim == 2 else "vector", params)
+        # Every device has the whole skip connection.
+        return named if params.w_skip is None else named._replace(w_skip="whole")
 
-    return optax.partition({"matrix": matrices, "vector": vectors}, kinds)
+    return optax.partition(parts, kinds)

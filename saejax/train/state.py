@@ -1,6 +1,6 @@
 """The training state of S stacked seeds, born sharded.
 
-Dimension letters: S seeds, N latents, D activation width.
+Dimension letters: S seeds, N latents, D activation width, E width of a transcoder's target.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,12 @@ from jaxtyping import Array, Float, Int
 from saejax import mesh as mesh_lib
 from saejax.config import Config
 from saejax.sae.architectures import ARCHITECTURES
-from saejax.sae.init import Params, init_params, initial_decoder_bias
+from saejax.sae.init import (
+    Params,
+    init_params,
+    init_transcoder_params,
+    initial_decoder_bias,
+)
 from saejax.sae.sae import Sae
 from saejax.train.optim import params_to_export
 
@@ -30,6 +35,7 @@ class TrainState(NamedTuple):
       batch_threshold: [S] least value that BatchTopK keeps, averaged over steps; 0 for others.
       input_scale: Factor on the activations, see `train.input_scaling`.
       step: Steps done.
+      target_scale: Factor on the targets of a transcoder; None for an autoencoder.
     """
 
     params: Params
@@ -38,6 +44,7 @@ class TrainState(NamedTuple):
     batch_threshold: Float[Array, " S"]
     input_scale: Float[Array, ""]
     step: Int[Array, ""]
+    target_scale: Float[Array, ""] | None = None
 
 
 def init_state(
@@ -45,6 +52,7 @@ def init_state(
     first_BD: Float[Array, "B D"],
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    first_target_BE: Float[Array, "B E"] | None = None,
 ) -> TrainState:
     """The state before the first step; every device makes its own shards.
 
@@ -54,12 +62,25 @@ def init_state(
         first decoder bias, the same for every seed.
       optimizer: From `saejax.train.optim`.
       mesh: Devices.
+      first_target_BE: Targets of the first batch, with `target_hookpoint`; the decoder bias is
+        theirs then.
     """
+    assert (first_target_BE is not None) == bool(cfg.target_hookpoint)
     architecture = ARCHITECTURES[cfg.sae.arch]
 
-    def init(seeds_S: Array, scale: Array, b_dec_D: Array) -> TrainState:
+    def init(seeds_S: Array, of_input: FromData, of_target: FromData | None) -> TrainState:
         def one(seed: Array) -> Params:
-            return architecture.init(init_params(seed, b_dec_D, num_latents=cfg.sae.num_latents))
+            if of_target is None:
+                params = init_params(seed, of_input.centre, num_latents=cfg.sae.num_latents)
+            else:
+                params = init_transcoder_params(
+                    seed,
+                    of_target.centre,
+                    of_input.centre,
+                    num_latents=cfg.sae.num_latents,
+                    skip=cfg.sae.skip_connection,
+                )
+            return architecture.init(params)
 
         params: Any = jax.vmap(one)(seeds_S)
         return TrainState(
@@ -67,37 +88,53 @@ def init_state(
             opt_state=jax.vmap(optimizer.init)(params),
             tokens_since_fired=jnp.zeros((len(cfg.init_seeds), cfg.sae.num_latents), jnp.int32),
             batch_threshold=jnp.zeros(len(cfg.init_seeds)),
-            input_scale=scale,
+            input_scale=of_input.scale,
             step=jnp.zeros((), jnp.int32),
+            target_scale=None if of_target is None else of_target.scale,
         )
 
     seeds_S = jnp.asarray(cfg.init_seeds, jnp.uint32)
-    scale, b_dec_D = jax.jit(_from_data, static_argnums=(1, 2))(
-        first_BD, cfg.train.input_scaling, cfg.train.decoder_bias_init
-    )
-    given = seeds_S, scale, b_dec_D
+    from_data = jax.jit(_from_data, static_argnums=(1, 2))
+    scaling, rule = cfg.train.input_scaling, cfg.train.decoder_bias_init
+    if first_target_BE is None:
+        given = seeds_S, from_data(first_BD, scaling, rule), None
+    else:
+        of_input = from_data(first_BD, scaling, "mean")
+        given = seeds_S, of_input, from_data(first_target_BE, scaling, rule)
     shardings = mesh_lib.state_shardings(jax.eval_shape(init, *given), mesh)
     return jax.jit(init, out_shardings=shardings)(*given)
 
 
-def _from_data(x_BD: Array, scaling: str, bias_rule: str) -> tuple[Array, Array]:
-    """Scale of the input, and the decoder bias of scaled activations."""
+class FromData(NamedTuple):
+    """What the first batch of activations decides: their scale, and the centre of the scaled."""
+
+    scale: Float[Array, ""]
+    centre: Float[Array, " D"]
+
+
+def _from_data(x_BD: Array, scaling: str, centre_rule: str) -> FromData:
     x_BD = x_BD.astype(jnp.float32)
     scale = jnp.ones(())
     if scaling == "sqrt_width":
         scale = jnp.sqrt(x_BD.shape[1]) / jnp.linalg.norm(x_BD, axis=1).mean()
-    return scale, initial_decoder_bias(scale * x_BD, bias_rule)
+    return FromData(scale, initial_decoder_bias(scale * x_BD, centre_rule))
 
 
 def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> dict[int, Sae]:
     """The autoencoders of a state on the host, by seed, for activations as they are.
 
     All codes are homogeneous in the biases and thresholds, so dividing these by the scale of the
-    input takes it back, and gives codes in units of the activations. BatchTopK becomes a JumpReLU
-    with one threshold, which is how it is used on single tokens. Signum's are its averages.
+    input takes it back, and gives codes in units of the activations. A transcoder maps inputs
+    scaled by s to targets scaled by t: what it makes of s times the codes, or of s x, it divides
+    by t, and so W_dec and W_skip are multiplied by s / t, and b_dec is divided by t. BatchTopK
+    becomes a JumpReLU with one threshold, which is how it is used on single tokens. Of signum it
+    is the averages.
     """
     params: Params = jax.device_get(params_to_export(cfg, state.params, state.opt_state))
-    scale = np.float32(state.input_scale)
+    scale = output_scale = np.float32(state.input_scale)
+    if state.target_scale is not None:
+        output_scale = np.float32(state.target_scale)
+        metadata = {**metadata, "target_hookpoint": cfg.target_hookpoint}
     threshold_S = jax.device_get(state.batch_threshold)
     saes = {}
     for i, seed in enumerate(cfg.init_seeds):
@@ -115,13 +152,15 @@ def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> d
         saes[seed] = Sae(
             w_enc=own.enc_rows.T,
             b_enc=own.b_enc / scale,
-            w_dec=own.w_dec,
-            b_dec=own.b_dec / scale,
+            w_dec=own.w_dec * (scale / output_scale),
+            b_dec=own.b_dec / output_scale,
             k=k,
             arch=arch,
             threshold=None if threshold_N is None else threshold_N.astype(np.float32),
             r_mag=own.r_mag,
             b_mag=None if own.b_mag is None else own.b_mag / scale,
+            transcoder=state.target_scale is not None,
+            w_skip=None if own.w_skip is None else own.w_skip * (scale / output_scale),
             metadata=tuple(sorted({**metadata, "seed": seed}.items())),
         )
     return saes

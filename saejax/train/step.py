@@ -5,7 +5,8 @@ of the seeds, some of the tokens and some of the latents, and every exchange bet
 is written out. Seeds on one device run one after another, so each is computed exactly as if
 it were alone and the temporaries of one seed are all that is held.
 
-Dimension letters: S seeds, B tokens, D activation width, N latents, K active latents.
+Dimension letters: S seeds, B tokens, D activation width, E width of a transcoder's target, N
+latents, K active latents.
 """
 
 from collections.abc import Callable
@@ -34,13 +35,14 @@ PER_SEED = ("train/fvu", "train/l0", "train/dead_frac", "train/grad_norm")
 _CHUNK_BYTES = 2**28
 # Weight of a new step in BatchTopK's threshold (SAELens: topk_threshold_lr).
 _THRESHOLD_RATE = 0.01
-Step = Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]
+# (state, activations [B, D], targets [B, E] of a transcoder or None) -> (state, metrics)
+Step = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_step(
     cfg: Config, optimizer: optax.GradientTransformation, state: TrainState, mesh: Mesh
 ) -> Step:
-    """Compiles (state, activations [B, D]) -> (state, metrics). The old state is consumed.
+    """Compiles a step, which consumes the old state. One of a transcoder also takes targets.
 
     Args:
       cfg: The run.
@@ -51,7 +53,7 @@ def make_step(
     Returns:
       The step. Its metrics are the arrays [S] named in `PER_SEED`: FVU, mean active latents
       per token, fraction of latents silent for `dead_after_tokens`, gradient norm before
-      clipping; and the scalar `train/total_variance`, the denominator of FVU.
+      clipping; and the scalar `train/total_variance`, the denominator of FVU, of the targets.
     """
     architecture = ARCHITECTURES[cfg.sae.arch]
     axes = Axes(DATA, LATENT)
@@ -67,7 +69,9 @@ def make_step(
 
         return jax.grad(loss, has_aux=True)(params)
 
-    def one_seed(state: TrainState, x_BD: Array, total_var: Array) -> tuple[TrainState, Metrics]:
+    def one_seed(
+        state: TrainState, x_BD: Array, target_BE: Array | None, total_var: Array
+    ) -> tuple[TrainState, Metrics]:
         """A step of one autoencoder on this device's tokens and latents."""
         params: Any = state.params
         tokens = x_BD.shape[0] * lax.axis_size(DATA)
@@ -78,20 +82,29 @@ def make_step(
             num_tokens=jnp.asarray(tokens),
             dead=state.tokens_since_fired >= cfg.train.dead_after_tokens,
             sparsity_scale=jnp.minimum(ramp, 1.0).astype(jnp.float32),
+            target=target_BE,
         )
         num_chunks = _num_chunks(cfg, len(x_BD), len(params.b_enc))
         if num_chunks == 1:
             grads, outcome = gradients(params, batch)
         else:
-            x_CBD = x_BD.reshape(num_chunks, -1, x_BD.shape[1])
+            x_CBD, target_CBE = jax.tree.map(
+                lambda a: a.reshape(num_chunks, -1, a.shape[1]), (x_BD, target_BE)
+            )
 
-            def add(done, x_BD):
-                more = gradients(params, batch._replace(x=x_BD))
+            def of_chunk(part):
+                return gradients(params, batch._replace(x=part[0], target=part[1]))
+
+            def add(done, part):
+                more = of_chunk(part)
                 return jax.tree.map(lambda a, b: a | b if a.dtype == bool else a + b, done, more)
 
             # The first chunk stands for zeros, whose kind on the mesh would have to be told.
-            done = gradients(params, batch._replace(x=x_CBD[0]))
-            (grads, outcome), _ = lax.scan(lambda d, x: (add(d, x), None), done, x_CBD[1:])
+            first, others = (
+                jax.tree.map(lambda a, at=at: a[at], (x_CBD, target_CBE))
+                for at in (0, slice(1, None))
+            )
+            (grads, outcome), _ = lax.scan(lambda d, p: (add(d, p), None), of_chunk(first), others)
             outcome = outcome._replace(threshold=outcome.threshold / num_chunks)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         fired_N = lax.psum(outcome.fired.astype(jnp.int32), DATA) > 0
@@ -115,36 +128,55 @@ def make_step(
             + rate * (outcome.threshold - state.batch_threshold),
         ), metrics
 
-    def local_step(state: TrainState, x_BD: Array) -> tuple[TrainState, Metrics]:
-        x_BD = x_BD.astype(jnp.float32)
-        total_var = total_variance(x_BD, DATA)
-        x_BD = lax.pcast(x_BD, SEED, to="varying")
+    def local_step(
+        state: TrainState, x_BD: Array, target_BE: Array | None
+    ) -> tuple[TrainState, Metrics]:
+        x_BD, target_BE = jax.tree.map(lambda a: a.astype(jnp.float32), (x_BD, target_BE))
+        total_var = total_variance(x_BD if target_BE is None else target_BE, DATA)
+        x_BD, target_BE = jax.tree.map(
+            lambda a: lax.pcast(a, SEED, to="varying"), (x_BD, target_BE)
+        )
+        output_scale = state.input_scale if state.target_scale is None else state.target_scale
         stacked = (state.params, state.opt_state, state.tokens_since_fired, state.batch_threshold)
 
         def body(per_seed):
             seed_state = TrainState(*per_seed, input_scale=state.input_scale, step=state.step)
-            new, metrics = one_seed(seed_state, x_BD, total_var)
+            new, metrics = one_seed(seed_state, x_BD, target_BE, total_var)
             done = new.params, new.opt_state, new.tokens_since_fired, new.batch_threshold
             return done, metrics
 
         stacked, metrics = lax.map(body, stacked)
-        metrics["train/total_variance"] = total_var / jnp.square(state.input_scale)
-        return TrainState(*stacked, input_scale=state.input_scale, step=state.step + 1), metrics
+        metrics["train/total_variance"] = total_var / jnp.square(output_scale)
+        scales = {"input_scale": state.input_scale, "target_scale": state.target_scale}
+        return TrainState(*stacked, **scales, step=state.step + 1), metrics
 
     specs = mesh_lib.state_specs(state)
     sharded = jax.shard_map(
         local_step,
         mesh=mesh,
-        in_specs=(specs, P(DATA, None)),
+        in_specs=(specs, P(DATA, None), P(DATA, None) if cfg.target_hookpoint else None),
         out_specs=(specs, {name: P(SEED) for name in PER_SEED} | {"train/total_variance": P()}),
     )
-    step = jax.jit(sharded, donate_argnums=0)
+
+    def step(state: TrainState, x_BD: Array, target_BE: Array | None = None):
+        return sharded(state, x_BD, target_BE)
+
+    step = jax.jit(step, donate_argnums=0)
     if cfg.train.input_scaling == "none":
         return step
+
     # Compiled on its own: XLA inlines the loop over one seed, and would then fuse this product
     # with what follows and round differently from the loop over several.
-    scaled = jax.jit(lambda scale, x_BD: scale * x_BD.astype(jnp.float32))
-    return lambda state, x_BD: step(state, scaled(state.input_scale, x_BD))
+    @jax.jit
+    def scaled(scale: Array, x_BD: Array) -> Array:
+        return scale * x_BD.astype(jnp.float32)
+
+    def scaled_step(state: TrainState, x_BD: Array, target_BE: Array | None = None):
+        if target_BE is not None:
+            target_BE = scaled(state.target_scale, target_BE)
+        return step(state, scaled(state.input_scale, x_BD), target_BE)
+
+    return scaled_step
 
 
 def _num_chunks(cfg: Config, num_tokens: int, num_latents: int) -> int:

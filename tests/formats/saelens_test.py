@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -60,6 +61,87 @@ def test_other_architectures_round_trip(tmp_path, arch, theirs, tensors):
     x = rng.normal(size=(7, 5)).astype(np.float32)
     for mine, again in zip(saejax.encode(sae, x), saejax.encode(loaded, x), strict=True):
         np.testing.assert_array_equal(mine, again)
+
+
+def make_transcoder(arch, skip, D=5, E=7, N=12):
+    rng = np.random.default_rng(2)
+    shapes = {"w_enc": (D, N), "b_enc": (N,), "w_dec": (N, E), "b_dec": (E,)}
+    shapes |= {"jump_relu": {"threshold": (N,)}, "gated": {"r_mag": (N,), "b_mag": (N,)}}.get(
+        arch, {}
+    )
+    shapes |= {"w_skip": (E, D)} if skip else {}
+    leaves = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    hooks = {"hookpoint": "layers.6.post_attention_layernorm", "target_hookpoint": "layers.6.mlp"}
+    k = 3 if arch == "topk" else N
+    metadata = tuple(sorted(hooks.items()))
+    return Sae(**leaves, k=k, arch=arch, transcoder=True, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("arch", "skip", "theirs"),
+    [
+        ("relu", False, "transcoder"),
+        ("relu", True, "skip_transcoder"),
+        ("jump_relu", False, "jumprelu_transcoder"),
+        ("jump_relu", True, "jumprelu_skip_transcoder"),
+        ("topk", False, "topk_transcoder"),
+        ("topk", True, "topk_skip_transcoder"),
+        ("gated", False, "gated_transcoder"),
+        ("gated", True, "gated_skip_transcoder"),
+    ],
+)
+def test_transcoders_round_trip(tmp_path, arch, skip, theirs):
+    sae = make_transcoder(arch, skip)
+    saejax.save_sae(sae, tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["architecture"] == theirs
+    # SAELens refuses a transcoder with apply_b_dec_to_input, and takes 768 for a missing d_out.
+    assert (config["d_in"], config["d_out"], config["d_sae"]) == (5, 7, 12)
+    assert config["apply_b_dec_to_input"] is False
+    assert config["metadata"]["hook_name"] == "layers.6.post_attention_layernorm"
+    assert config["metadata"]["hook_name_out"] == "blocks.6.hook_mlp_out"
+    found = safetensors.numpy.load_file(tmp_path / "sae_weights.safetensors")
+    assert found["W_dec"].shape == (12, 7)
+    assert ("W_skip" in found) == skip
+    assert not skip or found["W_skip"].shape == (7, 5)
+    loaded = saejax.load_sae(tmp_path)
+    assert (loaded.arch, loaded.k, loaded.transcoder) == (arch, sae.k, True)
+    for mine, again in zip(*map(jax.tree.leaves, (sae, loaded)), strict=True):
+        np.testing.assert_array_equal(mine, again)
+    assert dict(sae.metadata).items() <= dict(loaded.metadata).items()
+
+
+@pytest.mark.parametrize("arch", ["relu", "jump_relu"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_saelens_computes_the_same_with_our_transcoders(tmp_path, arch, skip):
+    theirs = pytest.importorskip("sae_lens")
+    torch = pytest.importorskip("torch")
+    sae = make_transcoder(arch, skip)
+    saejax.save_sae(sae, tmp_path)
+    x = np.random.default_rng(3).normal(size=(9, 5)).astype(np.float32)
+    loaded = theirs.SAE.load_from_disk(tmp_path)
+    with torch.no_grad():
+        expected = loaded(torch.tensor(x)).numpy()
+    loaded.save_model(tmp_path / "again")
+    for own in (sae, saejax.load_sae(tmp_path / "again")):
+        found = saejax.decode(own, saejax.encode(own, x), x)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_autoencoder_has_no_skip_connection(tmp_path):
+    sae = make().replace(w_skip=np.zeros((5, 5), np.float32))
+    with pytest.raises(InputError, match="needs transcoder=True"):
+        saejax.save_sae(sae, tmp_path / "sae")
+    assert not (tmp_path / "sae").exists()
+
+
+def test_a_transcoder_without_its_output_width_is_refused(tmp_path):
+    saejax.save_sae(make_transcoder("relu", False), tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    del config["d_out"]
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="no d_out"):
+        saejax.load_sae(tmp_path)
 
 
 def test_layout_is_what_saelens_reads(tmp_path):

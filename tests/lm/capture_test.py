@@ -75,11 +75,14 @@ def naive_llama(config, weights, tokens_L):
             if key.startswith(name + ".")
         }
         y_LD = np.array([naive_norm(x_D, block["input_layernorm"], eps) for x_D in x_LD])
+        seen[f"{name}.input_layernorm"] = y_LD
         seen[f"{name}.self_attn"] = naive_attention(y_LD, block, config)
         x_LD = x_LD + seen[f"{name}.self_attn"]
+        weight_D = block["post_attention_layernorm"]
+        mlp_input = [naive_norm(x_D, weight_D, eps) for x_D in x_LD]
+        seen[f"{name}.post_attention_layernorm"] = np.array(mlp_input)
         mlp = []
-        for x_D in x_LD:
-            y_D = naive_norm(x_D, block["post_attention_layernorm"], eps)
+        for y_D in mlp_input:
             gate_F = block["mlp.gate_proj"] @ y_D
             up_F = block["mlp.up_proj"] @ y_D
             mlp.append(block["mlp.down_proj"] @ (gate_F / (1 + np.exp(-gate_F)) * up_F))

@@ -15,8 +15,9 @@ def config(tiny):
 def test_hookpoints_are_the_names_that_sparsify_uses(config):
     names = hookpoints(config)
     assert names[:4] == ("embed_tokens", "layers.0", "layers.0.mlp", "layers.0.self_attn")
-    assert names[-1] == "layers.11.self_attn"
-    assert len(names) == len(set(names)) == 1 + 3 * 12
+    assert names[4:6] == ("layers.0.input_layernorm", "layers.0.post_attention_layernorm")
+    assert names[-3] == "layers.11.self_attn"
+    assert len(names) == len(set(names)) == 1 + 5 * 12
     for name in names:
         check_hookpoint(config, name)
         assert hook_width(config, name) == 32
@@ -24,7 +25,13 @@ def test_hookpoints_are_the_names_that_sparsify_uses(config):
 
 @pytest.mark.parametrize(
     ("name", "layers"),
-    [("embed_tokens", 0), ("layers.0", 1), ("layers.6.mlp", 7), ("layers.11.self_attn", 12)],
+    [
+        ("embed_tokens", 0),
+        ("layers.0", 1),
+        ("layers.6.mlp", 7),
+        ("layers.6.post_attention_layernorm", 7),
+        ("layers.11.self_attn", 12),
+    ],
 )
 def test_layers_needed(config, name, layers):
     assert layers_needed(config, name) == layers
@@ -61,4 +68,5 @@ def test_an_unknown_name_lists_what_exists(config, name):
         message = str(caught.value)
         assert repr(name) in message
         assert "embed_tokens, layers.<i>, layers.<i>.mlp, layers.<i>.self_attn" in message
+        assert "layers.<i>.input_layernorm, layers.<i>.post_attention_layernorm" in message
         assert "from 0 to 11" in message

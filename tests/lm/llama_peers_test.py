@@ -22,7 +22,7 @@ def hooked(model, tokens_BL):
     for name, module in model.model.named_modules():
         if name == "embed_tokens" or (name.startswith("layers.") and name.count(".") == 1):
             module.register_forward_hook(keep(name))
-        if name.endswith((".mlp", ".self_attn")):
+        if name.endswith((".mlp", ".self_attn", "_layernorm")):
             module.register_forward_hook(keep(name))
     with torch.no_grad():
         out = model(torch.tensor(tokens_BL)).logits.numpy()

@@ -8,7 +8,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from saejax.config import Config, check
+from saejax.config import Config
+from saejax.config_check import check
 from saejax.report import wording
 from saejax.report.run_files import Pair
 

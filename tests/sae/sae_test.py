@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saejax.errors import InputError
 from saejax.sae.sae import Codes, Sae, decode, encode
 
 
@@ -43,6 +44,27 @@ def test_sizes_and_tree():
     doubled = jax.tree.map(lambda leaf: 2 * leaf, sae)
     assert doubled.k == 4
     np.testing.assert_array_equal(doubled.w_dec, 2 * sae.w_dec)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_transcoders_equal_numpy(skip):
+    rng = np.random.default_rng(5)
+    w_enc, b_enc, w_dec, b_dec, w_skip, x = (
+        rng.normal(size=shape).astype(np.float32)
+        for shape in ((6, 40), (40,), (40, 9), (9,), (9, 6), (7, 6))
+    )
+    sae = Sae(w_enc, b_enc, w_dec, b_dec, k=4, transcoder=True, w_skip=w_skip if skip else None)
+    assert (sae.d_model, sae.d_out, sae.num_latents) == (6, 9, 40)
+    pre = np.maximum(x @ w_enc + b_enc, 0)
+    dense = np.where(np.argsort(np.argsort(-pre, axis=1, kind="stable"), axis=1) < 4, pre, 0)
+    expected = dense @ w_dec + b_dec + (x @ w_skip.T if skip else 0)
+    codes = encode(sae, jnp.asarray(x))
+    np.testing.assert_allclose(decode(sae, codes, jnp.asarray(x)), expected, rtol=1e-4, atol=1e-4)
+    if skip:
+        with pytest.raises(InputError, match=r"give decode\(sae, codes, x\)"):
+            decode(sae, codes)
+    else:
+        np.testing.assert_allclose(decode(sae, codes), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("arch", ["relu", "jump_relu", "gated"])

@@ -115,6 +115,22 @@ def test_newest_is_restored_with_the_position(root):
     assert_restores(checkpoints, 10)
 
 
+def test_state_of_a_transcoder_is_restored(tmp_path):
+    """It has a scale of its targets and a skip connection, which others have not."""
+
+    def make(step):
+        state, mesh = make_state(step), mesh_lib.make_mesh(MeshConfig(1, 1, 2))
+        params = {**state.params, "w_skip": np.full((S, 3, D), step, np.float32)}
+        state = state._replace(params=params, target_scale=np.float32(step + 0.5))
+        return jax.device_put(state, mesh_lib.state_shardings(state, mesh))
+
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_every_steps=0)
+    checkpoints.save(make(7), make_batches(done=7))
+    assert_equal_states(checkpoints.restore(make(0), make_batches()), make(7))
+    with pytest.raises(InputError, match="does not fit this run"):
+        checkpoints.restore(make_state(0), make_batches())
+
+
 def test_the_newest_are_kept_and_every_nth_for_good(tmp_path):
     checkpoints = make_checkpoints(tmp_path, *range(1, 10), keep=2, keep_every_steps=4)
     assert names(tmp_path) == ["4", "8", "9"]

@@ -118,6 +118,21 @@ def assert_close(ours, oracle):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
+def test_what_every_device_has_counts_once_in_the_norm(devices):
+    rng = np.random.default_rng(0)
+    shapes = ((16, 5), (16,), (16, 3), (3,), (3, 5))
+    leaves = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    grads = Params(*leaves[:4], w_skip=leaves[4])
+    specs = Params(P("latent"), P("latent"), P("latent"), P(), w_skip=P())
+    mesh = mesh_lib.make_mesh(MeshConfig(1, 1, devices))
+    norm = jax.shard_map(
+        lambda g: optim.global_norm(g, "latent"), mesh=mesh, in_specs=(specs,), out_specs=P()
+    )
+    expected = np.sqrt(sum((leaf**2).sum() for leaf in leaves))
+    assert float(jax.jit(norm)(grads)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("scale", [0.01, 10.0])
 def test_update_is_the_recipe(devices, scale):
     """Clip per autoencoder, remove the parallel gradient, Adam, unit rows; by the formulas."""

@@ -13,7 +13,7 @@ from saejax.train import optim
 from saejax.train.state import init_state, to_saes
 from saejax.train.step import make_step
 
-D, N, K, B = 8, 64, 4, 32
+D, E, N, K, B = 8, 12, 64, 4, 32
 
 
 def activations(steps, seed=0):
@@ -22,8 +22,18 @@ def activations(steps, seed=0):
     return jax.random.normal(jax.random.key(seed), (steps, B, D)) @ mix + 1.0
 
 
-def run(seeds, x, sizes=(1, 1, 1), sae=None, **train):
+def targets(x):
+    """What a small MLP makes of the activations, [steps, B, E]."""
+    keys = jax.random.split(jax.random.key(200), 2)
+    first, second = jax.random.normal(keys[0], (D, 3 * D)), jax.random.normal(keys[1], (3 * D, E))
+    return jax.nn.relu(x @ first) @ second - 2.0
+
+
+def run(seeds, x, sizes=(1, 1, 1), sae=None, target=None, **train):
+    """Trains autoencoders, or transcoders if there are targets."""
     cfg = Config(init_seeds=seeds, sae=SaeConfig() if sae is None else sae)
+    if target is not None:
+        cfg.target_hookpoint, cfg.sae.unit_decoder = "layers.0.mlp", False
     cfg.sae.num_latents, cfg.sae.k = N, K
     cfg.train.warmup_steps, cfg.train.lr_scale = 2, 5.0
     cfg.train.decoder_bias_init = "mean"
@@ -31,12 +41,14 @@ def run(seeds, x, sizes=(1, 1, 1), sae=None, **train):
         setattr(cfg.train, name, value)
     mesh = mesh_lib.make_mesh(MeshConfig(*sizes))
     optimizer = optim.make_optimizer(cfg, len(x), latent_axis="latent")
-    state = init_state(cfg, x[0], optimizer, mesh)
+    given = list(zip(*((x,) if target is None else (x, target)), strict=True))
+    first_BD, *first_target = given[0]
+    state = init_state(cfg, first_BD, optimizer, mesh, *first_target)
     step = make_step(cfg, optimizer, state, mesh)
     history = []
-    for batch in x:
+    for batch in given:
         before = jax.device_get(state.params)
-        state, metrics = step(state, batch)
+        state, metrics = step(state, *batch)
         history.append(jax.device_get(metrics))
     return cfg, state, before, history
 
@@ -68,6 +80,35 @@ def test_seed_alone_equals_seed_among_others_bitwise(arch, optimizer):
             *map(jax.tree.leaves, (together.params, alone.params)), strict=True
         ):
             np.testing.assert_array_equal(among[i], single[0])
+
+
+@pytest.mark.parametrize("arch", ["topk", pytest.param("gated", marks=pytest.mark.slow)])
+def test_transcoder_alone_equals_transcoder_among_others_bitwise(arch):
+    x = activations(8)
+    options = {"input_scaling": "sqrt_width", "target": targets(x)}
+    options["sae"] = SaeConfig(arch=arch, skip_connection=True)
+    _, together, _, _ = run((5, 1, 9), x, **options)
+    _, alone, _, _ = run((1,), x, **options)
+    for among, single in zip(*map(jax.tree.leaves, (together.params, alone.params)), strict=True):
+        np.testing.assert_array_equal(among[1], single[0])
+
+
+@pytest.mark.parametrize(
+    "sizes", [(2, 2, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in [(1, 1, 8), (1, 8, 1)])]
+)
+def test_all_meshes_train_transcoders_alike(sizes):
+    """With gradients that are clipped, so that their norm matters, and in chunks."""
+    x = activations(4)
+    sae = SaeConfig(skip_connection=True)
+    options = {"sae": sae, "target": targets(x), "grad_clip": 0.1}
+    _, one, _, one_history = run((1, 2), x, **options)
+    _, many, _, many_history = run((1, 2), x, sizes, chunk_tokens=3, **options)
+    for a, b in zip(*map(jax.tree.leaves, (one.params, many.params)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(many.params))
+    for name in one_history[-1]:
+        np.testing.assert_allclose(one_history[-1][name], many_history[-1][name], rtol=2e-5)
+    assert (one_history[-1]["train/grad_norm"] > 0.1).all()
 
 
 @pytest.mark.parametrize(
@@ -114,6 +155,26 @@ def test_metrics_equal_numpy(sizes):
         assert history[-1]["train/dead_frac"][i] == pytest.approx((silent >= 2 * B).mean())
         np.testing.assert_array_equal(silent == 0, (codes > 0).any(0))
     assert history[-1]["train/total_variance"] == pytest.approx(total, rel=1e-5)
+
+
+def test_metrics_of_a_transcoder_equal_numpy():
+    x = activations(3)
+    y, sae = targets(x), SaeConfig(skip_connection=True)
+    _, _, params, history = run((1,), x, sae=sae, target=y, input_scaling="sqrt_width")
+    last_x, last_y, first_x, first_y = (
+        np.asarray(a, np.float64) for a in (x[-1], y[-1], x[0], y[0])
+    )
+    params = jax.tree.map(lambda leaf: np.asarray(leaf[0], np.float64), params)
+    total = ((last_y - last_y.mean(0)) ** 2).sum()
+    assert history[-1]["train/total_variance"] == pytest.approx(total, rel=1e-5)
+    scaled_x = last_x * np.sqrt(D) / np.linalg.norm(first_x, axis=1).mean()
+    scale = np.sqrt(E) / np.linalg.norm(first_y, axis=1).mean()
+    pre = np.maximum(scaled_x @ params.enc_rows.T + params.b_enc, 0)
+    codes = np.where(np.argsort(np.argsort(-pre, axis=1, kind="stable"), axis=1) < K, pre, 0)
+    found = codes @ params.w_dec + params.b_dec + scaled_x @ params.w_skip.T
+    error = ((scale * last_y - found) ** 2).sum()
+    assert history[-1]["train/fvu"][0] == pytest.approx(error / total / scale**2, rel=1e-5)
+    assert history[-1]["train/l0"][0] == pytest.approx((codes > 0).sum(1).mean())
 
 
 def test_tokens_since_fired_saturate():
@@ -189,6 +250,33 @@ def test_every_architecture_learns_and_its_export_takes_the_scale_back(arch):
         assert found == pytest.approx(float(fvu[-1][i]), rel=tolerance)
         norm = jnp.linalg.norm(exported.w_dec, axis=1)
         np.testing.assert_allclose(norm, np.ones(N), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arch", "skip"),
+    [
+        ("topk", True),
+        pytest.param("topk", False, marks=pytest.mark.slow),
+        *(pytest.param(a, True, marks=pytest.mark.slow) for a in ARCHITECTURES if a != "topk"),
+    ],
+)
+def test_transcoders_learn_and_their_export_takes_the_scales_back(arch, skip):
+    x = 30 * activations(150)
+    y = targets(x)
+    sae = SaeConfig(arch=arch, skip_connection=skip, sparsity_coefficient=0.02, bandwidth=0.1)
+    options = {"input_scaling": "sqrt_width", "lr_scale": 60.0}
+    cfg, state, _, history = run((1, 2), x, sae=sae, target=y, **options)
+    fvu = np.stack([metrics["train/fvu"] for metrics in history])
+    # The decoder starts at 0, and its bias at the mean.
+    np.testing.assert_allclose(fvu[0], 1.0, rtol=1e-4)
+    assert (fvu[-10:].mean(0) < 0.45).all()
+    for i, exported in enumerate(to_saes(state, cfg, {}).values()):
+        codes = encode(exported, x[-1])
+        error = jnp.square(y[-1] - decode(exported, codes, x[-1])).sum()
+        found = float(error / jnp.square(y[-1] - y[-1].mean(0)[None]).sum())
+        # The last metrics are of the weights before the last step, whose rate is near 0.
+        tolerance = 0.5 if arch == "batch_topk" else 0.02
+        assert found == pytest.approx(float(fvu[-1][i]), rel=tolerance)
 
 
 def test_a_free_decoder_changes_its_norms():

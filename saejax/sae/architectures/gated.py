@@ -22,17 +22,18 @@ from saejax.sae.objective import (
     Axes,
     Batch,
     Outcome,
+    besides_codes,
     dense_outcome,
     local_encoder,
     squared_error,
     weighted_l1,
 )
+from saejax.sae.sparse import centred
 
 
 def init(params: Params) -> Params:
-    """Magnitudes start as the gate's pre-activations: r_mag = b_mag = 0."""
-    zeros_N = jnp.zeros_like(params.b_enc)
-    return params._replace(r_mag=zeros_N, b_mag=zeros_N)
+    """Magnitudes start as the gate's pre-activations: r_mag = 0, b_mag = b_enc."""
+    return params._replace(r_mag=jnp.zeros_like(params.b_enc), b_mag=params.b_enc)
 
 
 def loss(
@@ -42,16 +43,16 @@ def loss(
     assert params.r_mag is not None
     assert params.b_mag is not None
     x_BD, enc_rows_ND, b_enc_N, b_dec_D = local_encoder(params, batch, axes)
-    inner_BN = (x_BD - b_dec_D[None]) @ enc_rows_ND.T
+    inner_BN = centred(x_BD, b_dec_D) @ enc_rows_ND.T
     gate_BN = inner_BN + b_enc_N[None]
     magnitude_BN = jax.nn.relu(inner_BN * jnp.exp(params.r_mag)[None] + params.b_mag[None])
     error, outcome = dense_outcome(params, batch, jnp.where(gate_BN > 0, magnitude_BN, 0.0), axes)
     positive_BN = jax.nn.relu(gate_BN)
-    w_dec_ND, bias_D = params.w_dec, params.b_dec
+    w_dec_NE, besides_BE = params.w_dec, besides_codes(params, batch)
     if cfg.gated_auxiliary == "frozen":
-        w_dec_ND, bias_D = lax.stop_gradient((w_dec_ND, bias_D))
-    through_gate_BD = lax.psum(positive_BN @ w_dec_ND, axes.latent) + bias_D[None]
-    auxiliary = squared_error(batch.x, through_gate_BD, axes) / batch.num_tokens
+        w_dec_NE, besides_BE = lax.stop_gradient((w_dec_NE, besides_BE))
+    through_gate_BE = lax.psum(positive_BN @ w_dec_NE, axes.latent) + besides_BE
+    auxiliary = squared_error(batch.y, through_gate_BE, axes) / batch.num_tokens
     penalty = cfg.sparsity_coefficient * batch.sparsity_scale
     return error + auxiliary + penalty * weighted_l1(params, positive_BN, batch, axes), outcome
 

@@ -27,6 +27,7 @@ from saejax.sae.objective import (
     dense_outcome,
     local_encoder,
 )
+from saejax.sae.sparse import centred
 
 # SAELens: jumprelu_init_threshold.
 _FIRST_THRESHOLD = 0.01
@@ -68,7 +69,7 @@ def loss(
     """See the module."""
     assert params.threshold is not None
     x_BD, enc_rows_ND, b_enc_N, b_dec_D = local_encoder(params, batch, axes)
-    pre_BN = jax.nn.relu((x_BD - b_dec_D[None]) @ enc_rows_ND.T + b_enc_N[None])
+    pre_BN = jax.nn.relu(centred(x_BD, b_dec_D) @ enc_rows_ND.T + b_enc_N[None])
     step_BN, codes_BN = step_and_code(
         pre_BN, jax.nn.relu(params.threshold), jnp.asarray(cfg.bandwidth, pre_BN.dtype)
     )

@@ -21,6 +21,7 @@ from saejax.sae.objective import (
     local_encoder,
     weighted_l1,
 )
+from saejax.sae.sparse import centred
 
 
 def loss(
@@ -28,7 +29,7 @@ def loss(
 ) -> tuple[Float[Array, ""], Outcome]:
     """See the module."""
     x_BD, enc_rows_ND, b_enc_N, b_dec_D = local_encoder(params, batch, axes)
-    codes_BN = jax.nn.relu((x_BD - b_dec_D[None]) @ enc_rows_ND.T + b_enc_N[None])
+    codes_BN = jax.nn.relu(centred(x_BD, b_dec_D) @ enc_rows_ND.T + b_enc_N[None])
     error, outcome = dense_outcome(params, batch, codes_BN, axes)
     penalty = cfg.sparsity_coefficient * batch.sparsity_scale
     return error + penalty * weighted_l1(params, codes_BN, batch, axes), outcome

@@ -15,8 +15,11 @@ FVU is sum ||x - x_hat||^2 / sum ||x - mean(x)||^2 over the batch. All terms rea
 - BatchTopK keeps the k B largest of a batch of B tokens instead, of the 4k largest of each token
   (Bussmann et al., BatchTopK SAEs, 2024, arXiv 2412.06410); a chunk of tokens is such a batch.
 
-Dimension letters: B tokens, D activation width, N latents on this device, K candidates, A those
-of AuxK.
+In a transcoder x is not centred, the target takes the place of x everywhere else, and every
+reconstruction but AuxK's has the skip connection, if there is one.
+
+Dimension letters: B tokens, D activation width, E width of what is reconstructed (D in an
+autoencoder), N latents on this device, K candidates, A those of AuxK.
 """
 
 from functools import partial
@@ -34,6 +37,7 @@ from saejax.sae.objective import (
     Axes,
     Batch,
     Outcome,
+    besides_codes,
     local_encoder,
     squared_error,
 )
@@ -68,8 +72,9 @@ def loss(
         kept_BK = wide_BK
     code_BK = jnp.where(kept_BK, value_BK, 0.0)
 
-    x_hat_BD = _decode(params, code_BK, index_BK, axes) + params.b_dec[None]
-    error = squared_error(batch.x, x_hat_BD, axes)
+    besides_BE = besides_codes(params, batch)
+    y_hat_BE = _decode(params, code_BK, index_BK, axes) + besides_BE
+    error = squared_error(batch.y, y_hat_BE, axes)
     fvu = error / batch.total_variance
     total: Array = fvu
     if cfg.prefixes:
@@ -77,17 +82,17 @@ def loss(
         parts = [fvu]
         for size in cfg.prefixes:
             inside_BK = index_BK + offset < size
-            prefix_BD = _decode(params, jnp.where(inside_BK, code_BK, 0.0), index_BK, axes)
-            found_BD = prefix_BD + params.b_dec[None]
-            parts.append(squared_error(batch.x, found_BD, axes) / batch.total_variance)
+            prefix_BE = _decode(params, jnp.where(inside_BK, code_BK, 0.0), index_BK, axes)
+            found_BE = prefix_BE + besides_BE
+            parts.append(squared_error(batch.y, found_BE, axes) / batch.total_variance)
         total = jnp.stack(parts).mean()
     if cfg.multi_topk:
-        multi_BD = _decode(params, jnp.where(wide_BK, value_BK, 0.0), index_BK, axes)
-        multi = squared_error(batch.x, multi_BD + params.b_dec[None], axes)
+        multi_BE = _decode(params, jnp.where(wide_BK, value_BK, 0.0), index_BK, axes)
+        multi = squared_error(batch.y, multi_BE + besides_BE, axes)
         total += _MULTI_WEIGHT * multi / batch.total_variance
     if cfg.auxk_alpha:
-        left_BD = lax.stop_gradient(batch.x - x_hat_BD)
-        total += cfg.auxk_alpha * _auxk(params, batch, encoder, pre_BN, left_BD, axes)
+        left_BE = lax.stop_gradient(batch.y - y_hat_BE)
+        total += cfg.auxk_alpha * _auxk(params, batch, encoder, pre_BN, left_BE, axes)
     active_BK = kept_BK & (value_BK > 0)
     fired_N = jnp.zeros(pre_BN.shape[1], jnp.int32).at[index_BK].max(active_BK.astype(jnp.int32))
     return total, Outcome(
@@ -98,7 +103,7 @@ def loss(
     )
 
 
-def _decode(params: Params, code_BK: Array, index_BK: Array, axes: Axes) -> Float[Array, "B D"]:
+def _decode(params: Params, code_BK: Array, index_BK: Array, axes: Axes) -> Float[Array, "B E"]:
     return lax.psum(sparse.decode_sparse(code_BK, index_BK, params.w_dec), axes.latent)
 
 
@@ -130,20 +135,20 @@ def _largest_of_batch(
 def _auxk(
     params: Params,
     batch: Batch,
-    encoder: tuple[Array, Array, Array, Array],
+    encoder: tuple[Array, Array, Array, Array | None],
     pre_BN: Float[Array, "B N"],
-    left_BD: Float[Array, "B D"],
+    left_BE: Float[Array, "B E"],
     axes: Axes,
 ) -> Float[Array, ""]:
     """Scale * sum ||e - e_hat||^2 / total variance, with the dead latents alone."""
-    wanted = left_BD.shape[1] // 2
+    wanted = left_BE.shape[1] // 2
     num_dead = lax.psum(batch.dead.sum(), axes.latent)
     split = axes.latent if lax.axis_size(axes.latent) > 1 else None
     index_BA, kept_BA = sparse.select(jnp.where(batch.dead[None], pre_BN, 0.0), wanted, split)
     value_BA = jax.nn.relu(sparse.preactivations_at(pre_BN, index_BA, *encoder))
-    found_BD = _decode(params, jnp.where(kept_BA, value_BA, 0.0), index_BA, axes)
+    found_BE = _decode(params, jnp.where(kept_BA, value_BA, 0.0), index_BA, axes)
     scale = jnp.minimum(num_dead / wanted, 1.0)
-    return scale * squared_error(left_BD, found_BD, axes) / batch.total_variance
+    return scale * squared_error(left_BE, found_BE, axes) / batch.total_variance
 
 
 TOPK = Architecture(partial(loss, over_batch=False))

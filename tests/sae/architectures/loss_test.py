@@ -1,7 +1,9 @@
 """Losses and gradients of every architecture against dense autodiff in plain numpy terms.
 
-Letters: B tokens, D width, N latents.
+Letters: B tokens, D width, E width of a transcoder's target, N latents.
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,14 @@ from saejax.sae.architectures import ARCHITECTURES
 from saejax.sae.init import Params
 from saejax.sae.objective import Axes, Batch, Outcome, total_variance
 
-B, D, N = 24, 6, 64
+B, D, E, N = 24, 6, 9, 64
 
 
-def make_params(arch, dtype, seed=0, rounded=False):
+def make_params(arch, dtype, seed=0, rounded=False, width_out=D, skip=False):
     rng = np.random.default_rng(seed)
-    shapes = {"enc_rows": (N, D), "b_enc": (N,), "w_dec": (N, D), "b_dec": (D,)}
+    shapes = {"enc_rows": (N, D), "b_enc": (N,), "w_dec": (N, width_out), "b_dec": (width_out,)}
+    if skip:
+        shapes |= {"w_skip": (width_out, D)}
     if arch == "gated":
         shapes |= {"r_mag": (N,), "b_mag": (N,)}
     leaves = {name: rng.normal(size=shape) / 2 for name, shape in shapes.items()}
@@ -42,28 +46,28 @@ def fvu(x, found):
     return jnp.square(x - found).sum() / jnp.square(x - x.mean(0)).sum()
 
 
-def oracle(params, x, dead, cfg):
-    """The loss of the docstrings, with codes [B, N] in full."""
-    pre = (x - params.b_dec) @ params.enc_rows.T + params.b_enc
+def oracle(params, x, target, dead, cfg):
+    """The loss of the docstrings, with codes [B, N] in full; of a transcoder if it has a target."""
+    y = x if target is None else target
+    pre = (x if y is target else x - params.b_dec) @ params.enc_rows.T + params.b_enc
     positive = jax.nn.relu(pre)
     norm = jnp.sqrt(jnp.square(params.w_dec).sum(1))
 
-    def decode(codes):
-        return codes @ params.w_dec + params.b_dec
+    def decode(codes, params=params):
+        skip = 0.0 if params.w_skip is None else x @ params.w_skip.T
+        return codes @ params.w_dec + params.b_dec + skip
 
     def mse(codes):
-        return jnp.square(x - decode(codes)).sum() / B
+        return jnp.square(y - decode(codes)).sum() / B
 
     if cfg.arch == "relu":
         return mse(positive) + cfg.sparsity_coefficient * (positive * norm).sum() / B
     if cfg.arch == "gated":
         magnitude = jax.nn.relu((pre - params.b_enc) * jnp.exp(params.r_mag) + params.b_mag)
-        w_dec, b_dec = params.w_dec, params.b_dec
-        if cfg.gated_auxiliary == "frozen":
-            w_dec, b_dec = lax.stop_gradient((w_dec, b_dec))
+        frozen = lax.stop_gradient(params) if cfg.gated_auxiliary == "frozen" else params
         return (
             mse(jnp.where(pre > 0, magnitude, 0.0))
-            + jnp.square(x - positive @ w_dec - b_dec).sum() / B
+            + jnp.square(y - decode(positive, frozen)).sum() / B
             + cfg.sparsity_coefficient * (positive * norm).sum() / B
         )
     if cfg.arch == "jump_relu":
@@ -81,30 +85,32 @@ def oracle(params, x, dead, cfg):
         codes = jnp.where((spread >= least) & (spread > 0), spread, 0.0)
     else:
         codes = dense_top(positive, cfg.k)
-    error = lax.stop_gradient(x - decode(codes))
-    parts = [fvu(x, decode(codes))]
+    error = lax.stop_gradient(y - decode(codes))
+    parts = [fvu(y, decode(codes))]
     for size in cfg.prefixes:
-        parts.append(fvu(x, decode(jnp.where(jnp.arange(N) < size, codes, 0.0))))
+        parts.append(fvu(y, decode(jnp.where(jnp.arange(N) < size, codes, 0.0))))
     total = sum(parts) / len(parts)
     if cfg.multi_topk:
-        total += fvu(x, decode(dense_top(positive, 4 * cfg.k))) / 8
+        total += fvu(y, decode(dense_top(positive, 4 * cfg.k))) / 8
     if cfg.auxk_alpha:
-        aux = dense_top(jnp.where(dead, positive, 0.0), D // 2) @ params.w_dec
-        scale = jnp.minimum(dead.sum() / (D // 2), 1.0)
-        variance = jnp.square(x - x.mean(0)).sum()
+        half = y.shape[1] // 2
+        aux = dense_top(jnp.where(dead, positive, 0.0), half) @ params.w_dec
+        scale = jnp.minimum(dead.sum() / half, 1.0)
+        variance = jnp.square(y - y.mean(0)).sum()
         total += cfg.auxk_alpha * scale * jnp.square(error - aux).sum() / variance
     return total
 
 
-def ours(params, x, dead, cfg, sizes=(1, 1, 1)):
+def ours(params, x, target, dead, cfg, sizes=(1, 1, 1)):
     """Loss, gradients and outcome under the mesh, as in the training step."""
     mesh = mesh_lib.make_mesh(MeshConfig(*sizes), devices=jax.devices()[: np.prod(sizes)])
     axes = Axes("data", "latent")
 
-    def local(params, x, dead):
+    def local(params, x, target, dead):
         batch = Batch(
             x=x,
-            total_variance=total_variance(x, "data"),
+            target=target,
+            total_variance=total_variance(x if target is None else target, "data"),
             num_tokens=jnp.asarray(B),
             dead=dead,
             sparsity_scale=jnp.ones((), x.dtype),
@@ -118,7 +124,7 @@ def ours(params, x, dead, cfg, sizes=(1, 1, 1)):
         fired = lax.psum(outcome.fired.astype(jnp.int32), "data") > 0
         return value, grads, outcome._replace(fired=fired)
 
-    latent = {"b_dec": P()}
+    latent = {"b_dec": P(), "w_skip": P()}
     specs = Params(
         **{
             name: None if leaf is None else latent.get(name, P("latent"))
@@ -128,10 +134,10 @@ def ours(params, x, dead, cfg, sizes=(1, 1, 1)):
     sharded = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(specs, P("data"), P("latent")),
+        in_specs=(specs, P("data"), None if target is None else P("data"), P("latent")),
         out_specs=(P(), specs, Outcome(P(), P(), P("latent"), P())),
     )
-    return jax.jit(sharded)(params, x, dead)
+    return jax.jit(sharded)(params, x, target, dead)
 
 
 CASES = {
@@ -166,19 +172,62 @@ def test_loss_and_gradients_equal_dense_autodiff(case, dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
         params = make_params(cfg.arch, dtype)
         x, dead = data(dtype)
-        value, grads, _ = ours(params, x, dead, cfg)
-        with jax.numpy_rank_promotion("allow"):
-            expected, oracle_grads = jax.jit(jax.value_and_grad(oracle), static_argnums=3)(
-                params, x, dead, _Hashed(cfg)
-            )
-        assert float(value) == pytest.approx(float(expected), rel=tolerance)
-        for name, mine in grads._asdict().items():
-            theirs = getattr(oracle_grads, name)
-            assert (mine is None) == (theirs is None)
-            if mine is not None:
-                scale = float(jnp.abs(theirs).max())
-                assert scale > 0
-                np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * scale)
+        value, grads, _ = ours(params, x, None, dead, cfg)
+        assert_dense_autodiff_agrees(value, grads, (params, x, None, dead), cfg, tolerance)
+
+
+def assert_dense_autodiff_agrees(value, grads, given, cfg, tolerance):
+    with jax.numpy_rank_promotion("allow"):
+        expected, oracle_grads = jax.jit(jax.value_and_grad(oracle), static_argnums=4)(
+            *given, _Hashed(cfg)
+        )
+    assert float(value) == pytest.approx(float(expected), rel=tolerance)
+    for name, mine in grads._asdict().items():
+        theirs = getattr(oracle_grads, name)
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            scale = float(jnp.abs(theirs).max())
+            assert scale > 0
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * scale)
+
+
+SOME = (((1, 2, 4), "float32", True), ((1, 1, 1), "float64", False))
+COMPLETE = ("all of topk", "all of batch_topk", "relu", "gated", "jump_relu")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [c if c in COMPLETE else pytest.param(c, marks=pytest.mark.slow) for c in CASES],
+)
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "skip"),
+    [
+        combination if combination in SOME else pytest.param(*combination, marks=pytest.mark.slow)
+        for combination in itertools.product(
+            [(1, 1, 1), (1, 2, 4), (1, 8, 1)], ["float32", "float64"], [False, True]
+        )
+    ],
+)
+def test_transcoders_equal_dense_autodiff(case, sizes, dtype, skip):
+    cfg, tolerance = CASES[case], 2e-6 if dtype == "float32" else 1e-12
+    with jax.enable_x64(dtype == "float64"):
+        params = make_params(cfg.arch, dtype, width_out=E, skip=skip)
+        x, dead = data(dtype)
+        target = jnp.asarray(np.random.default_rng(2).normal(size=(B, E)) + 1.0, dtype)
+        value, grads, _ = ours(params, x, target, dead, cfg, sizes)
+        assert_dense_autodiff_agrees(value, grads, (params, x, target, dead), cfg, tolerance)
+
+
+@pytest.mark.parametrize("case", ["relu", "gated"])
+def test_gradients_of_a_decoder_of_zeros_are_finite(case):
+    """The penalty's norms have no gradient there; the error's still moves the decoder."""
+    cfg = CASES[case]
+    params = make_params(cfg.arch, jnp.float32, width_out=E)
+    params = params._replace(w_dec=jnp.zeros_like(params.w_dec))
+    x, dead = data(jnp.float32)
+    _, grads, _ = ours(params, x, jnp.ones((B, E)).at[0].set(3.0), dead, cfg)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert grads.w_dec.any()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -188,8 +237,8 @@ def test_meshes_agree_also_on_ties(case, sizes, rounded):
     cfg = CASES[case]
     params = make_params(cfg.arch, jnp.float32, rounded=rounded)
     x, dead = data(jnp.float32, rounded=rounded)
-    value, grads, outcome = ours(params, x, dead, cfg)
-    found, sharded, seen = ours(params, x, dead, cfg, sizes)
+    value, grads, outcome = ours(params, x, None, dead, cfg)
+    found, sharded, seen = ours(params, x, None, dead, cfg, sizes)
     assert float(found) == pytest.approx(float(value), rel=1e-5)
     np.testing.assert_array_equal(seen.fired, outcome.fired)
     assert float(seen.active) == pytest.approx(float(outcome.active), rel=1e-6)
@@ -202,7 +251,7 @@ def test_outcomes_count_what_is_active():
     for case in ("topk", "batch_topk", "relu", "gated", "jump_relu"):
         cfg = CASES[case]
         params = make_params(cfg.arch, jnp.float32)
-        _, _, outcome = ours(params, x, dead, cfg)
+        _, _, outcome = ours(params, x, None, dead, cfg)
         params = jax.tree.map(np.asarray, params)
         pre = np.asarray((np.asarray(x) - params.b_dec) @ params.enc_rows.T + params.b_enc)
         if case == "topk":
