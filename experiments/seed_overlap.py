@@ -14,6 +14,7 @@ from absl import flags
 from saejax import cli
 from saejax.analysis.overlap import overlap_table
 from saejax.errors import InputError
+from saejax.memory import keep_pages
 from saejax.report import write_report
 from saejax.run import overlap_run, train_run
 from saejax.rundir import open_run
@@ -29,6 +30,7 @@ _LOGGER = flags.DEFINE_enum(
 def main(argv: Sequence[str]) -> None:
     """Trains, matches, reports."""
     del argv
+    keep_pages()
     cfg = cli.config(_CONFIG)
     if len(cfg.init_seeds) < 2:
         raise InputError(f"init_seeds={cfg.init_seeds}: overlap needs at least two seeds")

@@ -20,6 +20,7 @@ from absl import flags
 
 from saejax import cli
 from saejax.errors import InputError
+from saejax.memory import keep_pages
 from saejax.report import write_report
 from saejax.report.style import write_figure
 from saejax.report.sweep import pareto_figure
@@ -37,6 +38,7 @@ _VARY = flags.DEFINE_multi_string(
 def main(argv: Sequence[str]) -> None:
     """Trains, matches, tabulates."""
     del argv
+    keep_pages()
     cfg = cli.config(_CONFIG)
     if not _VARY.value:
         raise InputError("--vary is missing: name a field and its values, as --vary=sae.k=16,32")

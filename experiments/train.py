@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from saejax import cli
+from saejax.memory import keep_pages
 from saejax.run import train_run
 from saejax.rundir import open_run
 from saejax.train.loggers import LOGGERS, make_logger
@@ -25,6 +26,7 @@ _LOGGER = flags.DEFINE_enum(
 def main(argv: Sequence[str]) -> None:
     """Trains and exports."""
     del argv
+    keep_pages()
     cfg = cli.config(_CONFIG)
     run = open_run(cfg, _WORKDIR.value)
     logger = make_logger(_LOGGER.value, cfg, run)

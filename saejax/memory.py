@@ -1,9 +1,27 @@
-"""The most memory that a part of a program held at once."""
+"""Memory of the process: the most that a part of a program held, and whether it is kept."""
 
 import ctypes
 import resource
 import sys
 from pathlib import Path
+
+# Parameters of glibc's mallopt (malloc.h).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+
+def keep_pages() -> None:
+    """Has this process keep the memory that it frees, for what it allocates next.
+
+    On CPUs a training step takes and frees arrays of a hundred megabytes many times. glibc gives
+    them back to the system, which hands out cleared pages at the next step: more than a quarter of
+    the step's time at 32,768 latents of width 768. To be called before threads allocate; does
+    nothing without glibc.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class PeakMemory:

@@ -23,8 +23,9 @@ work differs, and fails.
 Nothing is installed. A peer named in --peer that is not there ends the command with exit code 1
 and the line that installs it; with --peer=all the line is printed and the others are measured.
 
-For all solvers alike, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment makes memory that
-is new to a process cheaper; the results tell it.
+All processes keep the memory that they free, as saejax's training scripts do
+(`saejax.memory.keep_pages`): it saves every solver page faults. --nokeep_pages leaves all with
+what the system does by itself.
 
 The last line is one JSON object, with all figures in "rows", and ms_ours, ms_peer, ratio
 (ms_peer / ms_ours), peak_bytes_ours and peak_bytes_peer, where the peer is the fastest with Adam.
@@ -61,6 +62,7 @@ _SEEDS = flags.DEFINE_integer(
 )
 _STEPS = flags.DEFINE_integer("steps", 5, "Timed steps in each round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes for each solver.", lower_bound=1)
+_KEEP_PAGES = flags.DEFINE_bool("keep_pages", True, "Processes keep the memory that they free.")
 _SHAPE = (_D_MODEL, _NUM_LATENTS, _K, _BATCH_TOKENS)
 
 
@@ -92,11 +94,11 @@ def _tasks() -> dict[str, Task]:
         raise InputError(f"--k={_K.value}: must not exceed --num_latents={_NUM_LATENTS.value}")
     if not hasattr(os, "sched_setaffinity"):
         raise InputError(f"{platform.system()} cannot pin a process to a core; run this on Linux")
-    shape = {flag.name: flag.value for flag in _SHAPE}
-    tasks = {"saejax": Task("saejax", **shape, steps=_STEPS.value)}
+    common = {flag.name: flag.value for flag in (*_SHAPE, _STEPS, _KEEP_PAGES)}
+    tasks = {"saejax": Task("saejax", **common)}
     if _SEEDS.value > 1:
         name = f"saejax, {_SEEDS.value} seeds"
-        tasks[name] = Task("saejax", **shape, steps=_STEPS.value, seeds=_SEEDS.value)
+        tasks[name] = Task("saejax", **common, seeds=_SEEDS.value)
     for peer, package in PACKAGES.items():
         if _PEER.value not in (peer, "all"):
             continue
@@ -110,7 +112,7 @@ def _tasks() -> dict[str, Task]:
             continue
         for solver in SOLVERS:
             if solver.startswith(peer):
-                tasks[solver] = Task(solver, **shape, steps=_STEPS.value)
+                tasks[solver] = Task(solver, **common)
     return tasks
 
 
@@ -125,7 +127,9 @@ def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
     model = re.search(r"model name\s*: (.*)", cpu.read_text() if cpu.exists() else "")
     return {
         "benchmark": "train_step",
-        **{flag.name: flag.value for flag in (*_SHAPE, _PEER, _SEEDS, _STEPS, _ROUNDS)},
+        **{
+            flag.name: flag.value for flag in (*_SHAPE, _PEER, _SEEDS, _STEPS, _ROUNDS, _KEEP_PAGES)
+        },
         "rows": rows,
         "peer_of_ratio": peer.get("solver"),
         "ms_ours": ours.get("ms"),
@@ -135,7 +139,6 @@ def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "peak_bytes_peer": peer.get("peak_bytes"),
         "cpu": model[1] if model else platform.processor(),
         "cores_used": 1,
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
         "commit": versions.pop("commit"),
         "versions": versions,
     }

@@ -23,7 +23,7 @@ from jaxtyping import Float32
 from train_step_peers import Start
 
 from saejax.config import Config, SaeConfig, TrainConfig
-from saejax.memory import PeakMemory
+from saejax.memory import PeakMemory, keep_pages
 
 # The first step compiles or allocates, and the second may still.
 WARM_STEPS = 2
@@ -62,6 +62,7 @@ class Task:
       batch_tokens: B.
       steps: Steps to time.
       seeds: S autoencoders, trained on the same batch in every step. Peers train one.
+      keep_pages: Whether freed memory stays with the process, as in saejax's scripts.
     """
 
     solver: str
@@ -71,6 +72,7 @@ class Task:
     batch_tokens: int
     steps: int
     seeds: int = 1
+    keep_pages: bool = True
 
     def config(self) -> Config:
         """The paper's recipe, but for the warm-up, whose first step changes nothing."""
@@ -115,6 +117,8 @@ class Task:
 
 def _measure(task: Task) -> dict[str, Any]:
     """Milliseconds and FVU of the steps, peak bytes, and cores that were busy."""
+    if task.keep_pages:
+        keep_pages()
     # jaxlib and torch make a thread for each core of this set, when they first compute.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     start = SOLVERS[task.solver]()

@@ -107,26 +107,57 @@ def remove_parallel_gradient() -> optax.GradientTransformation:
     """
 
     def project(grads: Any, params: Any) -> Any:
-        along_N1 = (grads.w_dec * params.w_dec).sum(axis=1, keepdims=True)
-        return grads._replace(w_dec=grads.w_dec - along_N1 * params.w_dec)
+        # Row by row: as one reduction it materialises the product on CPUs.
+        along_N = lax.map(lambda rows: rows[0] @ rows[1], (grads.w_dec, params.w_dec))
+        return grads._replace(w_dec=grads.w_dec - along_N[:, None] * params.w_dec)
 
     return optax.stateless(project)
 
 
-def keep_unit_decoder() -> optax.GradientTransformation:
-    """Changes the update so that decoder rows have unit norm after it."""
+def scale_by_adam(*, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam's direction m' / (sqrt(v') + eps), in place of the moments it is made from.
 
-    def renormalise(updates: Any, params: Any) -> Any:
-        target_ND = unit_rows(params.w_dec + updates.w_dec)
-        return updates._replace(w_dec=target_ND - params.w_dec)
+    m <- b1 m + (1 - b1) g and v <- b2 v + (1 - b2) g^2, m' = m / (1 - b1^t), v' = v / (1 - b2^t).
+    The same as `optax.scale_by_adam`, from which XLA on CPUs makes a pass over the old moments for
+    each of m, v and the parameters: it copies all moments first, to write the new ones over them,
+    which costs half of the step's temporary memory. Here the moments are made in a loop of one turn
+    whose length the compiler cannot know, so that it can neither merge what comes after nor copy.
 
-    return optax.stateless(renormalise)
+    References:
+      Kingma & Ba (2015), Adam, arXiv 1412.6980, algorithm 1.
+    """
+
+    def init(params: Any) -> optax.ScaleByAdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(
+            jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params)
+        )
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
+        del params
+        step = state.count + 1
+
+        def moments(turn: jax.Array, old: Any) -> Any:
+            # Always 1; a constant would let the compiler take these products out of the loop.
+            one = jnp.where(turn < 1, 1.0, 0.0)
+            m_weight, v_weight = one * (1 - b1), one * (1 - b2)
+            return (
+                jax.tree.map(lambda m, g: b1 * m + m_weight * g, old[0], grads),
+                jax.tree.map(lambda v, g: b2 * v + v_weight * g * g, old[1], grads),
+            )
+
+        mu, nu = lax.fori_loop(0, jnp.minimum(step, 1), moments, (state.mu, state.nu))
+        m_bias, v_bias = (1 - b ** step.astype(jnp.float32) for b in (b1, b2))
+        direction = jax.tree.map(lambda m, v: (m / m_bias) / (jnp.sqrt(v / v_bias) + eps), mu, nu)
+        return direction, optax.ScaleByAdamState(step, mu, nu)
+
+    return optax.GradientTransformation(init, update)
 
 
 def make_optimizer(
     cfg: Config, num_steps: int, *, latent_axis: str
 ) -> optax.GradientTransformation:
-    """Clip, project, step with the optimizer of the run, unit-norm decoder.
+    """Clip, project, step with the optimizer of the run; `apply_updates` takes its updates.
 
     With `sae.unit_decoder` false the decoder is free, and only clipped and stepped.
 
@@ -143,7 +174,13 @@ def make_optimizer(
     clip = [clip_by_norm(cfg.train.grad_clip, latent_axis)] if cfg.train.grad_clip else []
     if not cfg.sae.unit_decoder:
         return optax.chain(*clip, step)
-    return optax.chain(*clip, remove_parallel_gradient(), step, keep_unit_decoder())
+    return optax.chain(*clip, remove_parallel_gradient(), step)
+
+
+def apply_updates(cfg: Config, params: Any, updates: Any) -> Any:
+    """The parameters after a step, with decoder rows of unit norm if the run keeps them so."""
+    params = optax.apply_updates(params, updates)
+    return params._replace(w_dec=unit_rows(params.w_dec)) if cfg.sae.unit_decoder else params
 
 
 def params_to_export(cfg: Config, params: Any, opt_state: optax.OptState) -> Any:
@@ -166,7 +203,9 @@ def params_to_export(cfg: Config, params: Any, opt_state: optax.OptState) -> Any
 
 
 def _adam(cfg: Config, rate: optax.Schedule) -> optax.GradientTransformation:
-    return optax.adam(rate, b1=cfg.train.adam_b1, b2=cfg.train.adam_b2, eps=cfg.train.adam_eps)
+    train = cfg.train
+    direction = scale_by_adam(b1=train.adam_b1, b2=train.adam_b2, eps=train.adam_eps)
+    return optax.chain(direction, optax.scale_by_learning_rate(rate))
 
 
 def _signum(cfg: Config) -> optax.GradientTransformation:

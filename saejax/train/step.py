@@ -25,7 +25,7 @@ from saejax.config import Config
 from saejax.mesh import DATA, LATENT, SEED
 from saejax.sae.architectures import ARCHITECTURES
 from saejax.sae.objective import Axes, Batch, Outcome, total_variance
-from saejax.train.optim import global_norm
+from saejax.train.optim import apply_updates, global_norm
 from saejax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -121,7 +121,7 @@ def make_step(
         # The first step has nothing to average with.
         rate = jnp.where(state.step == 0, 1.0, _THRESHOLD_RATE)
         return state._replace(
-            params=optax.apply_updates(params, updates),
+            params=apply_updates(cfg, params, updates),
             opt_state=opt_state,
             tokens_since_fired=silent_N,
             batch_threshold=state.batch_threshold
@@ -156,6 +156,8 @@ def make_step(
         mesh=mesh,
         in_specs=(specs, P(DATA, None), P(DATA, None) if cfg.target_hookpoint else None),
         out_specs=(specs, {name: P(SEED) for name in PER_SEED} | {"train/total_variance": P()}),
+        # On one device the sums over devices that the check inserts would be copies of gradients.
+        check_vma=mesh.size > 1,
     )
 
     def step(state: TrainState, x_BD: Array, target_BE: Array | None = None):
