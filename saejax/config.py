@@ -75,6 +75,9 @@ class SaeConfig:
     multi_topk: bool = False
     # topk, batch_topk: sizes of prefixes that have to reconstruct on their own (Matryoshka).
     prefixes: tuple[int, ...] = ()
+    # topk, batch_topk: type of the product that latents are chosen by, "float32" or "bfloat16"; the
+    # values of the chosen ones are float32 in either case, as weights, gradients and losses are.
+    product_dtype: str = "float32"
     # relu, gated: weight of the L1 penalty (the paper's runs on GPT-2: 3, in SAELens' units,
     # which are ours); jump_relu: of the number of active latents.
     sparsity_coefficient: float = 3.0

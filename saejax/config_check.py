@@ -14,6 +14,7 @@ _CHOICES = {
     "data.activations": ("stream", "store"),
     "data.store_dtype": ("float16", "float32"),
     "sae.arch": ("topk", "batch_topk", "relu", "gated", "jump_relu"),
+    "sae.product_dtype": ("float32", "bfloat16"),
     "sae.gated_auxiliary": ("frozen", "attached"),
     "train.optimizer": ("adam", "signum", "muon"),
     "train.input_scaling": ("none", "sqrt_width"),
@@ -107,6 +108,8 @@ def check(cfg: Config) -> None:
     for path in ("sae.auxk_alpha", "sae.multi_topk"):
         if field_value(cfg, path) and cfg.sae.arch not in _SELECTING:
             fail(path, f"only {' and '.join(_SELECTING)} have it")
+    if cfg.sae.product_dtype != "float32" and cfg.sae.arch not in _SELECTING:
+        fail("sae.product_dtype", f"only {' and '.join(_SELECTING)} choose by a product")
     if cfg.sae.skip_connection and not cfg.target_hookpoint:
         fail("sae.skip_connection", "only transcoders have it: set target_hookpoint")
     if cfg.target_hookpoint and cfg.target_hookpoint == cfg.hookpoint:

@@ -64,6 +64,7 @@ _STEPS = flags.DEFINE_integer("steps", 5, "Timed steps in each round.", lower_bo
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes for each solver.", lower_bound=1)
 _KEEP_PAGES = flags.DEFINE_bool("keep_pages", True, "Processes keep the memory that they free.")
 _SHAPE = (_D_MODEL, _NUM_LATENTS, _K, _BATCH_TOKENS)
+_SETTINGS = (*_SHAPE, _PEER, _SEEDS, _STEPS, _ROUNDS, _KEEP_PAGES)
 
 
 def main(argv: Sequence[str]) -> None:

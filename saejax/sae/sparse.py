@@ -127,10 +127,26 @@ def preactivations(
     enc_rows_ND: Float[Array, "N D"],
     b_enc_N: Float[Array, " N"],
     b_dec_D: Float[Array, " D"] | None,
+    *,
+    dtype: str | None = None,
 ) -> Float[Array, "B N"]:
-    """(x - b_dec) W_enc + b_enc, cut off from gradients: see `preactivations_at`."""
-    pre_BN = centred(x_BD, b_dec_D) @ enc_rows_ND.T + b_enc_N[None]
-    return lax.stop_gradient(pre_BN)
+    """(x - b_dec) W_enc + b_enc, cut off from gradients: see `preactivations_at`.
+
+    Args:
+      x_BD: Activations of the language model.
+      enc_rows_ND: W_enc transposed.
+      b_enc_N: Encoder bias.
+      b_dec_D: Decoder bias; None in a transcoder.
+      dtype: Type of the factors and of the result, for choosing by: sums are not rounded to it.
+        None for that of the arguments.
+    """
+    x_BD = centred(x_BD, b_dec_D)
+    if dtype is None or dtype == x_BD.dtype:
+        return lax.stop_gradient(x_BD @ enc_rows_ND.T + b_enc_N[None])
+    product_BN = jnp.matmul(
+        x_BD.astype(dtype), enc_rows_ND.T.astype(dtype), preferred_element_type=x_BD.dtype
+    )
+    return lax.stop_gradient((product_BN + b_enc_N[None]).astype(dtype))
 
 
 @jax.custom_vjp
@@ -147,14 +163,17 @@ def preactivations_at(
     The gradient adds K rows per token to W_enc and never forms a [B, N] array.
 
     Args:
-      pre_BN: From `preactivations` with the same further arguments.
+      pre_BN: From `preactivations` with the same further arguments. If its type is another than
+        theirs, the values are computed again, as they are.
       index_BK: Distinct within a token.
       x_BD: Activations of the language model.
       enc_rows_ND: W_enc transposed.
       b_enc_N: Encoder bias.
       b_dec_D: Decoder bias; None in a transcoder.
     """
-    return jnp.take_along_axis(pre_BN, index_BK, axis=1)
+    if pre_BN.dtype == x_BD.dtype:
+        return jnp.take_along_axis(pre_BN, index_BK, axis=1)
+    return _row_dots(centred(x_BD, b_dec_D), index_BK, enc_rows_ND) + b_enc_N[index_BK]
 
 
 def _at_forward(pre_BN, index_BK, x_BD, enc_rows_ND, b_enc_N, b_dec_D):

@@ -131,3 +131,23 @@ def test_latents_split_over_devices_select_the_same(devices, ties):
     whole = scatter(*encode(x, enc, b_enc, b_dec, k, None), N)
     np.testing.assert_array_equal(codes != 0, whole != 0)
     np.testing.assert_allclose(codes, whole, rtol=1e-6)
+
+
+def test_low_precision_chooses_and_values_stay_exact():
+    rng = np.random.default_rng(0)
+    x_BD, w_ND = rng.normal(size=(40, 24)), rng.normal(size=(64, 24))
+    encoder = [jnp.asarray(a, jnp.float32) for a in (x_BD, w_ND, rng.normal(size=64), x_BD[0])]
+    low_BN = sparse.preactivations(*encoder, dtype="bfloat16")
+    assert low_BN.dtype == jnp.bfloat16
+    rounded = [np.asarray(jnp.asarray(a, jnp.bfloat16), np.float64) for a in (x_BD - x_BD[0], w_ND)]
+    sums_BN = rounded[0] @ rounded[1].T + np.asarray(encoder[2], np.float64)
+    np.testing.assert_allclose(np.asarray(low_BN, np.float64), sums_BN, rtol=2**-7, atol=1e-3)
+    index_BK, _ = sparse.select(low_BN, 5, None)
+    expected_BK = np.argsort(-np.asarray(low_BN, np.float32), axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(index_BK, expected_BK)
+    exact_BN = (x_BD - x_BD[0]) @ w_ND.T + np.asarray(encoder[2])
+    np.testing.assert_allclose(
+        sparse.preactivations_at(low_BN, index_BK, *encoder),
+        np.take_along_axis(exact_BN, expected_BK, axis=1),
+        atol=2e-5,
+    )

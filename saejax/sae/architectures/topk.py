@@ -53,7 +53,8 @@ def loss(
 ) -> tuple[Float[Array, ""], Outcome]:
     """See the module."""
     encoder = local_encoder(params, batch, axes)
-    pre_BN = sparse.preactivations(*encoder)
+    low = None if cfg.product_dtype == "float32" else cfg.product_dtype
+    pre_BN = sparse.preactivations(*encoder, dtype=low)
     split = axes.latent if lax.axis_size(axes.latent) > 1 else None
     wide = _MULTI if cfg.multi_topk else 1
     if over_batch:

@@ -280,3 +280,13 @@ class _Hashed:
 
     def __getattr__(self, name):
         return getattr(self._cfg, name)
+
+
+@pytest.mark.parametrize("arch", ["topk", "batch_topk"])
+def test_bfloat16_products_choose_and_nothing_else(arch):
+    """Where all latents are chosen, loss and gradients are those of float32."""
+    cfg = SaeConfig(arch=arch, k=N, auxk_alpha=0.5, product_dtype="bfloat16")
+    params = make_params(arch, "float32")
+    x, dead = data("float32")
+    value, grads, _ = ours(params, x, None, dead, cfg)
+    assert_dense_autodiff_agrees(value, grads, (params, x, None, dead), cfg, 2e-6)
