@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -28,7 +27,7 @@ def ours(cfg, params, grads_per_step):
         state = optimizer.init(params)
         for grads in grads_per_step:
             updates, state = optimizer.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
+            params = optim.apply_updates(cfg, params, updates)
         stacked = jax.tree.map(lambda leaf: leaf[None], (params, state))
         return params, jax.tree.map(lambda x: x[0], optim.params_to_export(cfg, *stacked))
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -73,7 +74,7 @@ def run_updates(cfg, params, grads_per_step, num_steps, devices):
         state = optimizer.init(params)
         for grads in grads_per_step:
             updates, state = optimizer.update(grads, state, params)
-            params = jax.tree.map(jnp.add, params, updates)
+            params = optim.apply_updates(cfg, params, updates)
         stacked = jax.tree.map(lambda leaf: leaf[None], (params, state))
         exported = optim.params_to_export(cfg, *stacked)
         return params, jax.tree.map(lambda leaf: leaf[0], exported)
@@ -130,6 +131,22 @@ def test_what_every_device_has_counts_once_in_the_norm(devices):
     )
     expected = np.sqrt(sum((leaf**2).sum() for leaf in leaves))
     assert float(jax.jit(norm)(grads)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_adam_is_that_of_optax():
+    constants = {"b1": 0.8, "b2": 0.95, "eps": 1e-4}
+    ours, theirs = optim.scale_by_adam(**constants), optax.scale_by_adam(**constants)
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.zeros((5, 3)), "b": jnp.zeros(4)}
+    states = [ours.init(params), theirs.init(params)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    for _ in range(5):
+        grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        mine, states[0] = jax.jit(ours.update)(grads, states[0])
+        expected, states[1] = jax.jit(theirs.update)(grads, states[1])
+        for pair in ((mine, expected), states):
+            for one, other in zip(*map(jax.tree.leaves, pair), strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
