@@ -118,7 +118,9 @@ class TrainConfig:
     decoder_bias_init: str = "geometric_median"
     # "sqrt_width" multiplies activations so that those of the first batch have a mean norm of
     # sqrt(D), as SAELens' "expected_average_only_in"; the saved weights take it back. "none" is
-    # the paper's.
+    # the paper's. "per_token" gives each activation a norm of sqrt(D), which no weights can take
+    # back: it is part of the saved autoencoder (SAELens: "constant_norm_rescale"), and FVU is that
+    # of scaled activations.
     input_scaling: str = "none"
     # Tokens whose pre-activations [tokens, N] a device holds at once: gradients of such chunks
     # are added up. 0 takes the most that stay below 256 MiB. batch_topk selects within a chunk.

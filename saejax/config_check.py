@@ -17,7 +17,7 @@ _CHOICES = {
     "sae.product_dtype": ("float32", "bfloat16"),
     "sae.gated_auxiliary": ("frozen", "attached"),
     "train.optimizer": ("adam", "signum", "muon"),
-    "train.input_scaling": ("none", "sqrt_width"),
+    "train.input_scaling": ("none", "sqrt_width", "per_token"),
     "train.decoder_bias_init": ("geometric_median", "mean", "zero"),
 }
 _AT_LEAST = {
@@ -116,6 +116,8 @@ def check(cfg: Config) -> None:
         fail("target_hookpoint", "is hookpoint itself: leave it empty for an autoencoder")
     if cfg.target_hookpoint and cfg.sae.unit_decoder:
         fail("sae.unit_decoder", "a transcoder's decoder starts at 0 and is free: set it to False")
+    if cfg.target_hookpoint and cfg.train.input_scaling == "per_token":
+        fail("train.input_scaling", "a transcoder has two norms; choose none or sqrt_width")
     if cfg.data.skip_tokens >= cfg.data.context_length:
         fail("data.skip_tokens", f"must be below data.context_length={cfg.data.context_length}")
     if cfg.train.batch_tokens % cfg.data.context_length:

@@ -24,6 +24,8 @@ _HOOK_NAMES = {
     ".self_attn": "hook_attn_out",
 }
 
+# SAELens' name of `Sae.token_norm`.
+_TOKEN_NORM = "constant_norm_rescale"
 # Our kinds of autoencoders (architecture, transcoder, skip connection) to SAELens' names. It has
 # no TopK or gated transcoders: those names are ours, made as its own are, and it refuses them.
 _ARCHITECTURES = {
@@ -84,7 +86,7 @@ def save(sae: Sae, path: Path) -> None:
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": not sae.transcoder,
-        "normalize_activations": "none",
+        "normalize_activations": _TOKEN_NORM if sae.token_norm else "none",
         "reshape_activations": "none",
         "metadata": {
             "sae_lens_version": _SAE_LENS_VERSION,
@@ -131,7 +133,10 @@ def load(path: Path) -> Sae:
             f"{', '.join(_ARCHITECTURES.values())}"
         )
     arch, transcoder, skip = kind
-    wanted = {"apply_b_dec_to_input": not transcoder, "normalize_activations": "none"}
+    wanted: dict[str, Any] = {"apply_b_dec_to_input": not transcoder}
+    token_norm = not transcoder and config.get("normalize_activations") == _TOKEN_NORM
+    if not token_norm:
+        wanted["normalize_activations"] = "none"
     if arch == "topk":
         wanted["rescale_acts_by_decoder_norm"] = False
     for field, value in wanted.items():
@@ -157,6 +162,7 @@ def load(path: Path) -> Sae:
         },
         arch=arch,
         transcoder=transcoder,
+        token_norm=token_norm,
         k=config["k"] if arch == "topk" else count,
         metadata=tuple(
             sorted(

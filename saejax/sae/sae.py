@@ -43,6 +43,7 @@ class Sae:
       threshold: [N], of "jump_relu".
       r_mag: [N], of "gated".
       b_mag: [N], of "gated".
+      token_norm: Inputs are scaled to a norm of sqrt(D) each, and reconstructions scaled back.
       metadata: Where the autoencoder comes from: model name, hook point, seed. Pairs, sorted
         by name, so that the record stays hashable under `jax.jit`.
       transcoder: Whether it is a transcoder.
@@ -61,6 +62,7 @@ class Sae:
     b_mag: Array | np.ndarray | None = None
     transcoder: bool = struct.field(pytree_node=False, default=False)
     w_skip: Array | np.ndarray | None = None
+    token_norm: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def num_latents(self) -> int:
@@ -90,6 +92,12 @@ class Codes(typing.NamedTuple):
     indices: Int[Array, "B K"]
 
 
+def token_scale(x_BD: Float[Array, "B D"]) -> Float[Array, "B 1"]:
+    """sqrt(D) / ||x_b||, the factor that gives each token a norm of sqrt(D); 1 for zeros."""
+    norm_B1 = jnp.linalg.norm(x_BD, axis=1, keepdims=True)
+    return jnp.where(norm_B1 > 0, jnp.sqrt(x_BD.shape[1]) / norm_B1, 1.0)
+
+
 @jax.jit
 def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
     """Codes of activations, the k largest: see `Sae`.
@@ -106,6 +114,8 @@ def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
       >>> saejax.decode(sae, codes).tolist()
       [[3.0, 0.0]]
     """
+    if sae.token_norm:
+        x_BD = x_BD * token_scale(x_BD)
     w_enc_DN, b_enc_N = map(jnp.asarray, (sae.w_enc, sae.b_enc))
     b_dec_D = None if sae.transcoder else jnp.asarray(sae.b_dec)
     pre_BN = sparse.preactivations(x_BD, w_enc_DN.T, b_enc_N, b_dec_D)
@@ -126,15 +136,21 @@ def decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None = None) -> F
     Args:
       sae: The autoencoder.
       codes: From `encode`.
-      x_BD: What was encoded. Only a skip connection needs it; others give the same without.
+      x_BD: What was encoded. Only a skip connection and token_norm need it; others give the same
+        without.
 
     Raises:
-      InputError: If there is a skip connection, but no x_BD.
+      InputError: If x_BD is needed and missing.
     """
     w_dec_NE, b_dec_E = jnp.asarray(sae.w_dec), jnp.asarray(sae.b_dec)
     y_hat_BE = sparse.weighted_rows(codes.values, codes.indices, w_dec_NE) + b_dec_E[None]
-    if sae.w_skip is None:
+    if sae.w_skip is None and not sae.token_norm:
         return y_hat_BE
     if x_BD is None:
-        raise InputError("decode(sae, codes): with a skip connection, give decode(sae, codes, x)")
-    return y_hat_BE + x_BD @ jnp.asarray(sae.w_skip).T
+        raise InputError(
+            "decode(sae, codes): a skip connection, or token_norm, needs the input; give "
+            "decode(sae, codes, x)"
+        )
+    if sae.w_skip is not None:
+        y_hat_BE += x_BD @ jnp.asarray(sae.w_skip).T
+    return y_hat_BE / token_scale(x_BD) if sae.token_norm else y_hat_BE

@@ -21,7 +21,7 @@ from saejax.sae.init import (
     init_transcoder_params,
     initial_decoder_bias,
 )
-from saejax.sae.sae import Sae
+from saejax.sae.sae import Sae, token_scale
 from saejax.train.optim import params_to_export
 
 
@@ -115,6 +115,8 @@ class FromData(NamedTuple):
 def _from_data(x_BD: Array, scaling: str, centre_rule: str) -> FromData:
     x_BD = x_BD.astype(jnp.float32)
     scale = jnp.ones(())
+    if scaling == "per_token":
+        x_BD = x_BD * token_scale(x_BD)
     if scaling == "sqrt_width":
         scale = jnp.sqrt(x_BD.shape[1]) / jnp.linalg.norm(x_BD, axis=1).mean()
     return FromData(scale, initial_decoder_bias(scale * x_BD, centre_rule))
@@ -160,6 +162,7 @@ def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> d
             r_mag=own.r_mag,
             b_mag=None if own.b_mag is None else own.b_mag / scale,
             transcoder=state.target_scale is not None,
+            token_norm=cfg.train.input_scaling == "per_token",
             w_skip=None if own.w_skip is None else own.w_skip * (scale / output_scale),
             metadata=tuple(sorted({**metadata, "seed": seed}.items())),
         )

@@ -25,6 +25,7 @@ from saejax.config import Config
 from saejax.mesh import DATA, LATENT, SEED
 from saejax.sae.architectures import ARCHITECTURES
 from saejax.sae.objective import Axes, Batch, Outcome, total_variance
+from saejax.sae.sae import token_scale
 from saejax.train.optim import apply_updates, global_norm
 from saejax.train.state import TrainState
 
@@ -171,7 +172,8 @@ def make_step(
     # with what follows and round differently from the loop over several.
     @jax.jit
     def scaled(scale: Array, x_BD: Array) -> Array:
-        return scale * x_BD.astype(jnp.float32)
+        x_BD = x_BD.astype(jnp.float32)
+        return x_BD * (token_scale(x_BD) if cfg.train.input_scaling == "per_token" else scale)
 
     def scaled_step(state: TrainState, x_BD: Array, target_BE: Array | None = None):
         if target_BE is not None:

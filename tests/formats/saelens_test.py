@@ -225,3 +225,22 @@ def test_choosing_from_a_run(tmp_path):
         saejax.load_sae(tmp_path / "nothing")
     with pytest.raises(InputError, match="choose saelens"):
         saejax.save_sae(make(), tmp_path / "x", format="onnx")
+
+
+def test_token_norm_round_trips_and_is_saelens_constant_norm_rescale(tmp_path):
+    rng = np.random.default_rng(5)
+    shapes = {"w_enc": (6, 16), "b_enc": (16,), "w_dec": (16, 6), "b_dec": (6,)}
+    leaves = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    sae = Sae(**leaves, k=16, arch="relu", token_norm=True)
+    saejax.save_sae(sae, tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["normalize_activations"] == "constant_norm_rescale"
+    loaded = saejax.load_sae(tmp_path)
+    assert loaded.token_norm
+    theirs = pytest.importorskip("sae_lens")
+    torch = pytest.importorskip("torch")
+    x = rng.normal(size=(9, 6)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs.SAE.load_from_disk(tmp_path)(torch.tensor(x)).numpy()
+    found = saejax.decode(loaded, saejax.encode(loaded, x), x)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -7,11 +7,13 @@ import pytest
 
 from saejax import mesh as mesh_lib
 from saejax.config import Config, MeshConfig, SaeConfig
+from saejax.errors import InputError
 from saejax.sae.architectures import ARCHITECTURES
 from saejax.sae.init import init_params
 from saejax.sae.sae import decode, encode
 from saejax.train.optim import make_optimizer
 from saejax.train.state import init_state, to_saes
+from saejax.train.step import make_step
 
 B, D, E, N = 40, 6, 10, 32
 
@@ -104,3 +106,38 @@ def test_exported_transcoders_equal_the_trained_ones_on_scaled_activations(arch,
         assert exported.transcoder
         assert (exported.d_model, exported.d_out) == (D, E)
         assert dict(exported.metadata)["target_hookpoint"] == "layers.6.mlp"
+
+
+def test_per_token_scaling_is_part_of_the_autoencoder():
+    """Reconstructions follow the norm of each token, in training and after it."""
+    cfg = Config(init_seeds=(4,), sae=SaeConfig(num_latents=N, k=3))
+    cfg.train.input_scaling, cfg.train.decoder_bias_init = "per_token", "mean"
+    cfg.data.context_length = cfg.train.batch_tokens = B
+    cfg.data.skip_tokens = cfg.train.warmup_steps = 0
+    rng = np.random.default_rng(0)
+    x_BD = jnp.asarray(rng.normal(size=(B, D)) + 1, jnp.float32)
+    factor_B1 = jnp.asarray(10.0 ** rng.uniform(-2, 2, size=(B, 1)), jnp.float32)
+    mesh = mesh_lib.make_mesh(MeshConfig(1, 1, 1))
+    optimizer = make_optimizer(cfg, 10, latent_axis="latent")
+    found = []
+    for given_BD in (x_BD, factor_B1 * x_BD):
+        state = init_state(cfg, given_BD, optimizer, mesh)
+        step = make_step(cfg, optimizer, state, mesh)
+        for _ in range(3):
+            state, metrics = step(state, given_BD)
+        found.append((metrics["train/fvu"], to_saes(state, cfg, {})[4]))
+    (fvu, sae), (other_fvu, other) = found
+    np.testing.assert_allclose(fvu, other_fvu, rtol=1e-4)
+    np.testing.assert_allclose(sae.w_dec, other.w_dec, atol=1e-4)
+    assert sae.token_norm
+    unit_BD = x_BD * np.sqrt(D) / np.linalg.norm(x_BD, axis=1, keepdims=True)
+    plain = sae.replace(token_norm=False)
+    expected_BD = decode(plain, encode(plain, unit_BD))
+    scale_B1 = np.sqrt(D) / np.linalg.norm(x_BD, axis=1, keepdims=True)
+    for c in (1.0, factor_B1):
+        mine_BD = decode(sae, encode(sae, c * x_BD), c * x_BD)
+        np.testing.assert_allclose(mine_BD, c * expected_BD / scale_B1, rtol=2e-4, atol=1e-5)
+    zeros_BD = jnp.zeros((1, D))
+    assert jnp.isfinite(decode(sae, encode(sae, zeros_BD), zeros_BD)).all()
+    with pytest.raises(InputError, match=r"token_norm, needs the input"):
+        decode(sae, encode(sae, x_BD))
