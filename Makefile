@@ -4,8 +4,9 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 # Pythons to try, in this order; PYTHON=/path/to/python3 takes that one alone.
 CANDIDATES = $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
-# More arguments for pytest, as in ARGS="tests/matching -x".
+# More arguments for pytest, as in ARGS="tests/matching -x -n 0"; -n 0 is one process, for pdb.
 ARGS ?=
+PYTEST = $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check install -q -c constraints.txt
@@ -22,10 +23,10 @@ quickstart: $(STAMPS)/sample ## install, train three seeds, match them, write WO
 	@echo "make: the report is $(WORKDIR)/report.html"
 
 test: $(STAMPS)/test ## install, run the tests but for the slow ones
-	@$(PY) -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-slow: $(STAMPS)/test ## install, run all tests
-	@$(PY) -m pytest -m "" $(ARGS)
+	@$(PYTEST) -m "" $(ARGS)
 
 lint: $(STAMPS)/dev ## install, check format, style and types
 	@failed=0; \

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from saejax import config_check
 from saejax.config import Config, MeshConfig
 from saejax.config_check import check, field_value
 from saejax.errors import InputError
@@ -88,7 +89,7 @@ def test_mesh_sizes_are_checked():
 
 def test_every_choice_and_bound_names_an_existing_field():
     cfg = Config()
-    for path in (*config._CHOICES, *config._AT_LEAST, *config._POSITIVE):
+    for path in (*config_check._CHOICES, *config_check._AT_LEAST, *config_check._POSITIVE):
         field_value(cfg, path)
 
 

@@ -95,7 +95,7 @@ def _tasks() -> dict[str, Task]:
         raise InputError(f"--k={_K.value}: must not exceed --num_latents={_NUM_LATENTS.value}")
     if not hasattr(os, "sched_setaffinity"):
         raise InputError(f"{platform.system()} cannot pin a process to a core; run this on Linux")
-    common = {flag.name: flag.value for flag in (*_SHAPE, _STEPS, _KEEP_PAGES)}
+    common: dict[str, Any] = {flag.name: flag.value for flag in (*_SHAPE, _STEPS, _KEEP_PAGES)}
     tasks = {"saejax": Task("saejax", **common)}
     if _SEEDS.value > 1:
         name = f"saejax, {_SEEDS.value} seeds"

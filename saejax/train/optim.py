@@ -133,7 +133,7 @@ def scale_by_adam(*, b1: float, b2: float, eps: float) -> optax.GradientTransfor
             jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params)
         )
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
         del params
         step = state.count + 1
 
@@ -142,8 +142,8 @@ def scale_by_adam(*, b1: float, b2: float, eps: float) -> optax.GradientTransfor
             one = jnp.where(turn < 1, 1.0, 0.0)
             m_weight, v_weight = one * (1 - b1), one * (1 - b2)
             return (
-                jax.tree.map(lambda m, g: b1 * m + m_weight * g, old[0], grads),
-                jax.tree.map(lambda v, g: b2 * v + v_weight * g * g, old[1], grads),
+                jax.tree.map(lambda m, g: b1 * m + m_weight * g, old[0], updates),
+                jax.tree.map(lambda v, g: b2 * v + v_weight * g * g, old[1], updates),
             )
 
         mu, nu = lax.fori_loop(0, jnp.minimum(step, 1), moments, (state.mu, state.nu))

@@ -124,7 +124,7 @@ def test_activations_and_losses_equal_plain_numpy(
     assert set(hookpoints(lm.config)) == set(expected[0][0])
     names = names or hookpoints(lm.config)
     together = make_capture(lm, names)(jnp.asarray(tokens_BL, jnp.int32))
-    assert list(together) == list(names)
+    assert set(together) == set(names)
     for hookpoint in names:
         x_BLD = make_capture(lm, [hookpoint])(jnp.asarray(tokens_BL, jnp.int32))[hookpoint]
         np.testing.assert_allclose(together[hookpoint], x_BLD, atol=1e-5)
@@ -242,6 +242,7 @@ def test_loss_of_the_packaged_model(packaged):
     assert cross_entropy(lm, tokens[:1024].reshape(4, 256)) == pytest.approx(2.77720, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_loss_of_the_packaged_model_in_long_context(packaged):
     """2.675 nats per token, on the first 5,318 tokens of the extracts joined by blank lines.
 

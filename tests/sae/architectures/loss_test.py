@@ -284,9 +284,17 @@ class _Hashed:
 
 @pytest.mark.parametrize("arch", ["topk", "batch_topk"])
 def test_bfloat16_products_choose_and_nothing_else(arch):
-    """Where all latents are chosen, loss and gradients are those of float32."""
+    """Where all latents are chosen, and all dead ones, loss and gradients are as in float32.
+
+    The factors have few bits, so that the product has the same sign in both.
+    """
     cfg = SaeConfig(arch=arch, k=N, auxk_alpha=0.5, product_dtype="bfloat16")
     params = make_params(arch, "float32")
-    x, dead = data("float32")
+    params = params._replace(
+        enc_rows=params.enc_rows.astype("bfloat16").astype("float32"),
+        b_dec=jnp.round(4 * params.b_dec) / 4,
+    )
+    x, _ = data("float32", rounded=True)
+    dead = jnp.arange(N) < D // 2
     value, grads, _ = ours(params, x, None, dead, cfg)
     assert_dense_autodiff_agrees(value, grads, (params, x, None, dead), cfg, 2e-6)
