@@ -140,13 +140,19 @@ def make_step(
         output_scale = state.input_scale if state.target_scale is None else state.target_scale
         stacked = (state.params, state.opt_state, state.tokens_since_fired, state.batch_threshold)
 
-        def body(per_seed):
-            seed_state = TrainState(*per_seed, input_scale=state.input_scale, step=state.step)
+        # Over the numbers of the seeds, and not over the stacks themselves: a loop over these
+        # writes its results to a second copy of the whole state.
+        def body(stacked, seed):
+            of_seed = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, seed, 0, False), stacked)
+            seed_state = TrainState(*of_seed, input_scale=state.input_scale, step=state.step)
             new, metrics = one_seed(seed_state, x_BD, target_BE, total_var)
             done = new.params, new.opt_state, new.tokens_since_fired, new.batch_threshold
-            return done, metrics
+            stacked = jax.tree.map(
+                lambda a, b: lax.dynamic_update_index_in_dim(a, b, seed, 0), stacked, done
+            )
+            return stacked, metrics
 
-        stacked, metrics = lax.map(body, stacked)
+        stacked, metrics = lax.scan(body, stacked, jnp.arange(len(state.batch_threshold)))
         metrics["train/total_variance"] = total_var / jnp.square(output_scale)
         scales = {"input_scale": state.input_scale, "target_scale": state.target_scale}
         return TrainState(*stacked, **scales, step=state.step + 1), metrics
