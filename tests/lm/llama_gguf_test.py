@@ -6,7 +6,7 @@ import pytest
 
 from saejax.errors import InputError
 from saejax.lm import load_config, load_lm
-from saejax.lm.llama_config import tensor_shapes
+from saejax.lm.decoder_config import tensor_shapes
 from saejax.lm.llama_gguf import open_llama_gguf
 from saejax.lm.safetensors import open_directory
 
@@ -110,7 +110,7 @@ def test_optional_metadata_has_the_documented_defaults(tmp_path, tiny, random_we
     )
     write_gguf(path, config, random_weights(config), changes=left_out)
     found = load_config(str(path))
-    assert (found.head_dim, found.num_kv_heads, found.rope_theta) == (8, 4, 10_000.0)
+    assert (found.head_dim, found.num_kv_heads, found.rope.theta) == (8, 4, 10_000.0)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_optional_metadata_has_the_documented_defaults(tmp_path, tiny, random_we
         ({"changes": {"attention.head_count": None}}, "head_count=None must be a number"),
         ({"changes": {"attention.head_count": 0}}, "num_heads=0 must be finite and above 0"),
         ({"changes": {"attention.head_count_kv": 3}}, "num_kv_heads=3.*divide evenly"),
-        ({"changes": {"attention.layer_norm_rms_epsilon": float("nan")}}, "rms_eps=nan"),
+        ({"changes": {"attention.layer_norm_rms_epsilon": float("nan")}}, "norm_eps=nan"),
         ({"changes": {"block_count": 2}}, r"has tensors.*layers\.2\.input_layernorm.*and 4 more"),
         ({"changes": {"block_count": 4}}, r"lacks tensors.*layers\.3\.input_layernorm"),
         ({"changes": {"block_count": 2**31}}, "2147483648 layers cannot come from 29 tensors"),
