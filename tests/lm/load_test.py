@@ -48,7 +48,7 @@ def test_sources_that_are_no_model(tmp_path):
     with pytest.raises(InputError, match=r"notes\.txt is neither a \.gguf file nor"):
         load_lm(str(tmp_path / "notes.txt"))
     with pytest.raises(InputError, match="does not exist"):
-        load_lm("meta-llama/Llama-2-7b")
+        load_lm("no/such/model")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
