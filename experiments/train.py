@@ -18,11 +18,11 @@ from saejax.rundir import open_run
 from saejax.train.loggers import LOGGERS, make_logger
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory, made if needed.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Run directory, made if needed.")
 _LIST = flags.DEFINE_bool("list_hookpoints", False, "Print the model's hook points and stop.")
 flags.register_multi_flags_validator(
     ["workdir", "list_hookpoints"],
-    lambda values: values["workdir"] is not None or values["list_hookpoints"],
+    lambda values: bool(values["workdir"] or values["list_hookpoints"]),
     message="--workdir is missing: name a run directory, made if needed",
 )
 _LOGGER = flags.DEFINE_enum(

@@ -115,8 +115,13 @@ def _fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> pat
             "is no path, and the Hugging Face hub cannot be reached: check the network "
             "(HF_ENDPOINT, HF_HUB_OFFLINE), or give the directory of a copy"
         )
-    except (hub_errors.HTTPError, hub_errors.HFValidationError, OSError) as error:
-        why = f"could not be fetched: {' '.join(str(error).split())}"
+    except (
+        # That of the HTTP package, which also stands for connections that break.
+        hub_errors.HTTPError,  # pyright: ignore[reportPrivateImportUsage]
+        hub_errors.HFValidationError,
+        OSError,
+    ) as error:
+        why = f"could not be fetched: {' '.join(str(error).split())}; try again"
     else:
         folder = pathlib.Path(found)
         if folder.is_dir():

@@ -22,7 +22,6 @@ class Hub:
     def __init__(self):
         self.repositories = {}
         self.gated = set()
-        self.truncated = False
         self.served = []
 
     def answer(self, path, send):
@@ -65,7 +64,7 @@ def hub(monkeypatch, tmp_path):
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 if self.command == "GET":
-                    self.wfile.write(body[: len(body) // 2] if made.truncated else body)
+                    self.wfile.write(body)
 
             made.answer(self.path, send)
 

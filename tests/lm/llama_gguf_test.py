@@ -4,11 +4,13 @@ import gguf
 import numpy as np
 import pytest
 
+from saejax.config import SAMPLE_LM
 from saejax.errors import InputError
-from saejax.lm import load_config, load_lm
+from saejax.lm import load_config, load_lm, logits
 from saejax.lm.decoder_config import tensor_shapes
 from saejax.lm.llama_gguf import open_llama_gguf
 from saejax.lm.safetensors import open_directory
+from saejax.sources import resolve
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -142,3 +144,30 @@ def test_other_models_are_refused(tmp_path, tiny, random_weights, options, words
         load_lm(str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_packaged_model_as_a_hugging_face_directory(write_directory):
+    """Writes and reads 540 MB."""
+    checkpoint = open_llama_gguf(resolve(SAMPLE_LM))
+    sizes = checkpoint.config
+    values = {
+        "model_type": "llama",
+        "num_hidden_layers": sizes.num_layers,
+        "hidden_size": sizes.d_model,
+        "num_attention_heads": sizes.num_heads,
+        "num_key_value_heads": sizes.num_kv_heads,
+        "intermediate_size": sizes.d_mlp,
+        "vocab_size": sizes.vocab_size,
+        "rope_theta": sizes.rope.theta,
+        "rms_norm_eps": sizes.norm_eps,
+        "max_position_embeddings": sizes.context_length,
+        "tie_word_embeddings": True,
+    }
+    weights = {f"model.{name}": tensor.read() for name, tensor in checkpoint.tensors.items()}
+    folder = str(write_directory(values, weights, shards=3))
+    del weights
+    assert load_config(folder) == sizes
+    tokens_BL = np.arange(100, 164).reshape(2, 32)
+    expected_BLV = logits(load_lm(SAMPLE_LM), tokens_BL)
+    np.testing.assert_array_equal(logits(load_lm(folder), tokens_BL), expected_BLV)
