@@ -6,8 +6,9 @@
 Every combination of the values of all --vary flags is a run of its own in the work directory
 (`k=8/`, ...), which train.py, seed_overlap.py and report.py can go on with. Activations are
 captured once for all of them, at several hook points where --vary=hookpoint=layers.3.mlp,layers.6
-asks for it. With two seeds or more the pairs of each run are matched. Called again, it does only
-what is missing; called with other values, it adds runs, and the table and figure show all.
+or a pattern, --vary='hookpoint=layers.*.mlp', asks for it. With two seeds or more the pairs of
+each run are matched. Called again, it does only what is missing; called with other values, it adds
+runs, and the table and figure show all.
 
 What cannot vary is what the runs share: the model, the text, the order of the tokens, the tokens
 of a step, the mesh. The states of all runs are in memory at once.

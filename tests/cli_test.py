@@ -32,6 +32,7 @@ def script(name, *arguments):
         (["--confg=x"], "confg"),
         (["stray"], "unexpected argument 'stray'"),
         (["--config.hookpoint=layers.30.mlp"], "layers 0 to 29"),
+        (["--config.hookpoint=layers.*.mlp"], "sweep.py --vary=hookpoint=layers.*.mlp"),
     ],
 )
 def test_bad_flags_are_one_line_and_exit_code_1(tmp_path, arguments, says):
@@ -43,6 +44,19 @@ def test_bad_flags_are_one_line_and_exit_code_1(tmp_path, arguments, says):
     assert line.startswith("error: ")
     assert says in line
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", ["seed_overlap", "train"])
+def test_hook_points_of_the_model(name, tiny_lm):
+    config = "--config=configs/quickstart.py", f"--config.lm.source={tiny_lm}"
+    done = script(name, *config, "--list_hookpoints")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:3] == ["embed_tokens", "layers.0", "layers.0.mlp"]
+    assert len(lines) == 1 + 2 * 5
+    none = script(name, *config)
+    assert none.returncode == 1
+    assert "--workdir is missing" in none.stderr
 
 
 @pytest.mark.parametrize("name", ["seed_overlap", "train", "match", "report"])

@@ -37,6 +37,8 @@ def test_fitting_and_default_configurations_pass():
     [
         ("sae.k", 2_000_000, "must not exceed sae.num_latents=32768"),
         ("sae.k", 0, "at least 1"),
+        ("hookpoint", "layers.*", "sweep.py --vary=hookpoint=layers.*"),
+        ("target_hookpoint", "layers.[0-2]", "sweep.py --vary=target_hookpoint="),
         ("sae.arch", "linear", "choose one of topk, batch_topk, relu, gated, jump_relu"),
         ("sae.prefixes", (64, 32), "must rise"),
         ("sae.prefixes", (64, 32_768), "below num_latents=32768"),

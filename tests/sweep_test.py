@@ -206,6 +206,18 @@ def test_every_combination():
     assert Config().sae.k == 32
 
 
+def test_patterns_of_hook_points(cfg):
+    made = vary(cfg, ["hookpoint=layers.*.mlp,layers.1", "sae.k=2"])
+    assert list(made) == [
+        f"hookpoint={p},k=2" for p in ("layers.0.mlp", "layers.1.mlp", "layers.1")
+    ]
+    assert made["hookpoint=layers.0.mlp,k=2"].hookpoint == "layers.0.mlp"
+    with pytest.raises(InputError, match=r"'h\.\*' matches nothing"):
+        vary(cfg, ["hookpoint=h.*"])
+    with pytest.raises(InputError, match=r"hookpoint=layers\.1 twice"):
+        vary(cfg, ["hookpoint=layers.1,layers.?"])
+
+
 def test_script(cfg, tmp_path):
     config = tmp_path / "tiny.py"
     config.write_text(

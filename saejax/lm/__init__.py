@@ -7,18 +7,25 @@ from saejax.lm.capture import (
     make_capture,
     token_losses,
 )
-from saejax.lm.hooks import check_hookpoint, hook_width, hookpoints, layers_needed
-from saejax.lm.llama_config import LlamaConfig
+from saejax.lm.decoder_config import DecoderConfig
+from saejax.lm.hooks import (
+    check_hookpoint,
+    expand_hookpoints,
+    hook_width,
+    hookpoints,
+    layers_needed,
+)
 from saejax.lm.load import Lm, load_config, load_lm
 from saejax.lm.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
-    "LlamaConfig",
+    "DecoderConfig",
     "Lm",
     "Tokenizer",
     "check_hookpoint",
     "check_tokens",
     "cross_entropy",
+    "expand_hookpoints",
     "hook_width",
     "hookpoints",
     "layers_needed",

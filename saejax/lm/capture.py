@@ -13,9 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from saejax.errors import InputError
+from saejax.lm.decoder import Decoder
+from saejax.lm.decoder_config import DecoderConfig
 from saejax.lm.hooks import Hook, layers_needed, parse_hookpoint
-from saejax.lm.llama import Llama
-from saejax.lm.llama_config import LlamaConfig
 from saejax.lm.load import Lm
 
 # Tokens whose logits are held at once: 50 MB for SmolLM2's 49,152 words, in products large
@@ -60,7 +60,7 @@ def make_capture(lm: Lm, hookpoints: Sequence[str], *, mesh: Mesh | None = None)
 
 @functools.partial(jax.jit, static_argnames="hooks")
 def _activations(
-    model: Llama, tokens_BL: Int[Array, "B L"], hooks: tuple[tuple[str, Hook], ...]
+    model: Decoder, tokens_BL: Int[Array, "B L"], hooks: tuple[tuple[str, Hook], ...]
 ) -> dict[str, Float[Array, "B L D"]]:
     _check_length(model.config, tokens_BL.shape[1])
     names, places = zip(*hooks, strict=True)
@@ -79,7 +79,7 @@ def logits(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Array, "B
 
 
 @jax.jit
-def _logits(model: Llama, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L V"]:
+def _logits(model: Decoder, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L V"]:
     _check_length(model.config, tokens_BL.shape[1])
     return model.unembed(model.hidden(tokens_BL))
 
@@ -102,7 +102,7 @@ def token_losses(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Arr
 
 
 @jax.jit
-def _token_losses(model: Llama, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L-1"]:
+def _token_losses(model: Decoder, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L-1"]:
     _check_length(model.config, tokens_BL.shape[1])
     x_BLD = model.hidden(tokens_BL)[:, :-1]
     targets_BL = tokens_BL[:, 1:]
@@ -129,7 +129,7 @@ def cross_entropy(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> float:
     return float(jnp.mean(token_losses(lm, tokens_BL)))
 
 
-def check_tokens(config: LlamaConfig, tokens: Int[Array | np.ndarray, "*shape"]) -> None:
+def check_tokens(config: DecoderConfig, tokens: Int[Array | np.ndarray, "*shape"]) -> None:
     """Raises `InputError` unless all token ids are in the vocabulary; waits for the device."""
     if tokens.size and (tokens.min() < 0 or tokens.max() >= config.vocab_size):
         raise InputError(
@@ -138,11 +138,11 @@ def check_tokens(config: LlamaConfig, tokens: Int[Array | np.ndarray, "*shape"])
         )
 
 
-def _check_length(config: LlamaConfig, length: int) -> None:
+def _check_length(config: DecoderConfig, length: int) -> None:
     if length > config.context_length:
         raise InputError(
-            f"context_length={length}: the model was trained on at most {config.context_length} "
-            "positions; use shorter windows"
+            f"context_length={length}: the model takes windows of at most "
+            f"{config.context_length} tokens; use shorter ones"
         )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from saejax.errors import InputError
-from saejax.lm.llama_config import LlamaConfig, tensor_shapes
+from saejax.lm.decoder_config import DecoderConfig, tensor_shapes
 
 # A fingerprint reads this many pieces of a file, evenly spread, of this many bytes: 1 MiB in
 # all, so that it costs nothing next to reading the model.
@@ -24,14 +24,14 @@ class Tensor(NamedTuple):
 
     shape: tuple[int, ...]
     num_bytes: int  # in the file
-    read: Callable[[], np.ndarray]  # the values, in any float type, rows [out, in]
+    read: Callable[[], np.ndarray]  # the values, in any float type
 
 
 class Checkpoint(NamedTuple):
     """A model on disk."""
 
-    config: LlamaConfig
-    tensors: dict[str, Tensor]  # by Hugging Face name without `model.`
+    config: DecoderConfig
+    tensors: dict[str, Tensor]  # by Hugging Face name without the model's prefix
     files: tuple[Path, ...]  # everything that decides the activations
 
 
@@ -44,10 +44,10 @@ def check_tensors(checkpoint: Checkpoint, where: object) -> Checkpoint:
     expected = tensor_shapes(checkpoint.config, num_layers)
     for kind, names in (
         ("lacks tensors that its configuration calls for", expected.keys() - found.keys()),
-        ("has tensors that a plain Llama model does not", found.keys() - expected.keys()),
+        ("has tensors that its configuration does not call for", found.keys() - expected.keys()),
     ):
         if names:
-            raise InputError(f"{where} {kind}: {_listed(names)}; use a complete, plain Llama model")
+            raise InputError(f"{where} {kind}: {_listed(names)}; use another model")
     for name, shape in expected.items():
         if found[name].shape != shape:
             raise InputError(

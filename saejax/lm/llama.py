@@ -1,88 +1,158 @@
-"""The Llama family (Llama, SmolLM2, TinyLlama, ...) as a flax.nnx decoder with hook points.
+"""The Llama family: Llama, SmolLM2, TinyLlama, and Mistral and Qwen2, which differ in details.
 
 Letters: B windows, L context length, D width of the residual stream, H query heads, G
-key-value heads, E width of a head, F width of the MLP, V vocabulary, N layers held.
+key-value heads, E width of a head, F width of the MLP.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from saejax.lm.hooks import Hook
-from saejax.lm.llama_config import LlamaConfig, block_shapes, tensor_shapes
+from saejax.errors import InputError
+from saejax.lm.decoder_config import DecoderConfig, check_numbers
+from saejax.lm.fields import Fields
+from saejax.lm.layers import Linear, RmsNorm, Weights, causal_attention
+from saejax.lm.rope import Rope, angles, read_rope, rotate
+
+# Tokens that sliding attention reaches back where config.json does not say (transformers'
+# default).
+_SLIDING_WINDOW = 4096
 
 
-class RmsNorm(nnx.Module):
-    """Root mean square normalisation, w x / sqrt(mean(x^2) + eps), in float32.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LlamaConfig(DecoderConfig):
+    """Sizes and constants of a model of the Llama family."""
 
-    References:
-      Zhang & Sennrich 2019, arXiv 1910.07467, equation 4.
+    num_kv_heads: int  # G, a divisor of num_heads
+    head_dim: int  # E
+    rope: Rope
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+
+    hook_embedding: ClassVar = "embed_tokens"
+    hook_blocks: ClassVar = "layers"
+    hook_parts: ClassVar = ("mlp", "self_attn", "input_layernorm", "post_attention_layernorm")
+    embedding: ClassVar = "embed_tokens"
+    final_norm: ClassVar = "norm"
+    norm_tensors: ClassVar = ("weight",)
+    prefix: ClassVar = "model."
+    # In files of 2023; they follow from rope_theta.
+    buffers: ClassVar = (".rotary_emb.inv_freq",)
+
+    def block_shapes(self) -> dict[str, tuple[int, ...]]:
+        """See the base class."""
+        d, f = self.d_model, self.d_mlp
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (d,)}
+        for name, out, width, bias in (
+            ("self_attn.q_proj", queries, d, self.qkv_bias),
+            ("self_attn.k_proj", keys, d, self.qkv_bias),
+            ("self_attn.v_proj", keys, d, self.qkv_bias),
+            ("self_attn.o_proj", d, queries, self.o_bias),
+            ("mlp.gate_proj", f, d, self.mlp_bias),
+            ("mlp.up_proj", f, d, self.mlp_bias),
+            ("mlp.down_proj", d, f, self.mlp_bias),
+        ):
+            shapes[f"{name}.weight"] = (out, width)
+            if bias:
+                shapes[f"{name}.bias"] = (out,)
+        return shapes | {"post_attention_layernorm.weight": (d,)}
+
+    def make_block(self, weights: Weights) -> "Block":
+        """See the base class."""
+        return Block(self, weights)
+
+    def make_norm(self, weights: Weights, name: str) -> RmsNorm:
+        """See the base class."""
+        return RmsNorm(weights, name, self.norm_eps)
+
+
+def check(config: LlamaConfig, where: object) -> LlamaConfig:
+    """Returns the configuration, or raises `InputError` when no model can have it."""
+    check_numbers(config, where)
+    if config.num_heads % config.num_kv_heads:
+        raise InputError(
+            f"{where}: num_heads={config.num_heads}, num_kv_heads={config.num_kv_heads}: query "
+            "heads must divide evenly among key-value heads"
+        )
+    return config
+
+
+def read_llama(fields: Fields) -> LlamaConfig:
+    """Reads a config.json of type `llama`, `mistral` or `qwen2`.
+
+    Where attention is limited to a sliding window, so is the context length: in windows up to
+    that length the limit changes nothing.
+
+    Raises:
+      InputError: For a missing or malformed field, and for what none of these models has.
     """
-
-    def __init__(self, weight_D: Float[Array, "*N D"], eps: float):
-        self.weight = nnx.Param(weight_D)
-        self.eps = eps
-
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """Normalises the last axis."""
-        x32_BLD = x_BLD.astype(jnp.float32)
-        scale_BL1 = jax.lax.rsqrt(jnp.mean(x32_BLD**2, axis=-1, keepdims=True) + self.eps)
-        return self.weight[...][None, None] * (x32_BLD * scale_BL1).astype(x_BLD.dtype)
-
-
-def rotary(length: int, head_dim: int, theta: float) -> Float[Array, "L E"]:
-    """Angles of the rotary embedding, position x theta^(-2i/E), for i in both halves of a head.
-
-    References:
-      Su et al. 2021, arXiv 2104.09864, section 3.2.2.
-    """
-    # In float64: an angle of thousands of radians keeps too few digits in float32.
-    rate_half = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    angle_Lhalf = np.arange(length)[:, None] * rate_half[None]
-    return jnp.asarray(np.concatenate([angle_Lhalf, angle_Lhalf], axis=-1) % (2 * np.pi), "float32")
-
-
-def rotate(
-    x_BLHE: Float[Array, "B L H E"], angle_LE: Float[Array, "L E"]
-) -> Float[Array, "B L H E"]:
-    """Rotates dimension i of each head with i + E/2 (Hugging Face's order), in float32."""
-    x32_BLHE = x_BLHE.astype(jnp.float32)
-    first, second = jnp.split(x32_BLHE, 2, axis=-1)
-    turned_BLHE = jnp.concatenate([-second, first], axis=-1)
-    cos_BLHE, sin_BLHE = (f(angle_LE)[None, :, None] for f in (jnp.cos, jnp.sin))
-    return (x32_BLHE * cos_BLHE + turned_BLHE * sin_BLHE).astype(x_BLHE.dtype)
+    family = fields.values["model_type"]
+    fields.only("hidden_act", "silu", default="silu")
+    heads, width = fields.number("num_attention_heads", int), fields.number("hidden_size", int)
+    head_dim = fields.number("head_dim", int, width // max(heads, 1))
+    rope = read_rope(fields, head_dim)
+    if rope.dims != head_dim:
+        raise InputError(
+            f"{fields.where}: {rope.dims} of head_dim={head_dim} dimensions are rotated, which no "
+            f"{family} model does: set partial_rotary_factor to 1"
+        )
+    context = fields.number("max_position_embeddings", int, 2048)
+    slides = family == "mistral" or (
+        family == "qwen2" and fields.flag("use_sliding_window", default=False)
+    )
+    # Null is for no limit.
+    if slides and fields.values.get("sliding_window", _SLIDING_WINDOW) is not None:
+        context = min(context, fields.number("sliding_window", int, _SLIDING_WINDOW))
+    biases = family == "llama" and fields.flag("attention_bias", default=False)
+    # Defaults are those of transformers.LlamaConfig; older files leave these fields out.
+    config = LlamaConfig(
+        num_layers=fields.number("num_hidden_layers", int),
+        d_model=width,
+        num_heads=heads,
+        num_kv_heads=fields.number("num_key_value_heads", int, heads),
+        head_dim=head_dim,
+        d_mlp=fields.number("intermediate_size", int),
+        vocab_size=fields.number("vocab_size", int),
+        rope=rope,
+        norm_eps=fields.number("rms_norm_eps", float, 1e-6),
+        context_length=context,
+        tie_embeddings=fields.flag("tie_word_embeddings", default=False),
+        qkv_bias=biases or family == "qwen2",
+        o_bias=biases,
+        mlp_bias=family == "llama" and fields.flag("mlp_bias", default=False),
+    )
+    return check(config, fields.where)
 
 
 class Attention(nnx.Module):
-    """Causal grouped-query attention; softmax in float32.
+    """Causal grouped-query attention with rotary positions.
 
     References:
       Ainslie et al. 2023, arXiv 2305.13245, section 2.2.
     """
 
-    def __init__(self, config: LlamaConfig, weights: dict[str, Float[Array, "..."]]):
-        self.q_proj = nnx.Param(weights["self_attn.q_proj.weight"])
-        self.k_proj = nnx.Param(weights["self_attn.k_proj.weight"])
-        self.v_proj = nnx.Param(weights["self_attn.v_proj.weight"])
-        self.o_proj = nnx.Param(weights["self_attn.o_proj.weight"])
-        self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
+    def __init__(self, config: LlamaConfig, weights: Weights):
+        self.q_proj = Linear(weights, "self_attn.q_proj")
+        self.k_proj = Linear(weights, "self_attn.k_proj")
+        self.v_proj = Linear(weights, "self_attn.v_proj")
+        self.o_proj = Linear(weights, "self_attn.o_proj")
+        self.head_dim, self.rope = config.head_dim, config.rope
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Attention's output after o_proj, for normalised input."""
         windows, length, _ = x_BLD.shape
         q_BLHE, k_BLGE, v_BLGE = (
-            (x_BLD @ kernel[...]).reshape(windows, length, -1, self.head_dim)
-            for kernel in (self.q_proj, self.k_proj, self.v_proj)
+            project(x_BLD).reshape(windows, length, -1, self.head_dim)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        angle_LE = rotary(length, self.head_dim, self.rope_theta)
-        out_BLHE = jax.nn.dot_product_attention(
-            rotate(q_BLHE, angle_LE), rotate(k_BLGE, angle_LE), v_BLGE, is_causal=True
-        )
-        return out_BLHE.reshape(windows, length, -1) @ self.o_proj[...]
+        angle_LE = angles(self.rope, length)
+        out_BLHE = causal_attention(rotate(q_BLHE, angle_LE), rotate(k_BLGE, angle_LE), v_BLGE)
+        return self.o_proj(out_BLHE.reshape(windows, length, -1))
 
 
 class Mlp(nnx.Module):
@@ -92,15 +162,14 @@ class Mlp(nnx.Module):
       Shazeer 2020, arXiv 2002.05202, equation 6.
     """
 
-    def __init__(self, weights: dict[str, Float[Array, "..."]]):
-        self.gate_proj = nnx.Param(weights["mlp.gate_proj.weight"])
-        self.up_proj = nnx.Param(weights["mlp.up_proj.weight"])
-        self.down_proj = nnx.Param(weights["mlp.down_proj.weight"])
+    def __init__(self, weights: Weights):
+        self.gate_proj = Linear(weights, "mlp.gate_proj")
+        self.up_proj = Linear(weights, "mlp.up_proj")
+        self.down_proj = Linear(weights, "mlp.down_proj")
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """The MLP's output, for normalised input."""
-        gate_BLF = jax.nn.silu(x_BLD @ self.gate_proj[...])
-        return (gate_BLF * (x_BLD @ self.up_proj[...])) @ self.down_proj[...]
+        return self.down_proj(jax.nn.silu(self.gate_proj(x_BLD)) * self.up_proj(x_BLD))
 
 
 class Block(nnx.Module):
@@ -110,19 +179,14 @@ class Block(nnx.Module):
       Touvron et al. 2023, arXiv 2302.13971, section 2.2.
     """
 
-    def __init__(self, config: LlamaConfig, weights: dict[str, Float[Array, "..."]]):
-        self.input_layernorm = RmsNorm(weights["input_layernorm.weight"], config.rms_eps)
+    def __init__(self, config: LlamaConfig, weights: Weights):
+        self.input_layernorm = config.make_norm(weights, "input_layernorm")
         self.self_attn = Attention(config, weights)
-        self.post_attention_layernorm = RmsNorm(
-            weights["post_attention_layernorm.weight"], config.rms_eps
-        )
+        self.post_attention_layernorm = config.make_norm(weights, "post_attention_layernorm")
         self.mlp = Mlp(weights)
 
     def outputs(self, x_BLD: Float[Array, "B L D"]) -> dict[str, Float[Array, "B L D"]]:
-        """What each part gives, by its name; "" is the residual stream after the block.
-
-        What is not used is not computed, under `jax.jit`.
-        """
+        """See `saejax.lm.decoder_config.Block`."""
         attention_input_BLD = self.input_layernorm(x_BLD)
         attention_BLD = self.self_attn(attention_input_BLD)
         between_BLD = x_BLD + attention_BLD
@@ -135,99 +199,3 @@ class Block(nnx.Module):
             "mlp": mlp_BLD,
             "": between_BLD + mlp_BLD,
         }
-
-
-class Llama(nnx.Module):
-    """The decoder, with the weights of all blocks stacked on a leading layer axis.
-
-    A partial model holds the first layers only, and neither final norm nor unembedding.
-    """
-
-    def __init__(self, config: LlamaConfig, weights: dict[str, Float[Array, "..."]]):
-        self.config = config
-        self.embed_tokens = nnx.Param(weights["embed_tokens.weight"])
-        blocks = {name: weights[f"layers.{name}"] for name in block_shapes(config)}
-        self.layers = Block(config, blocks)
-        self.num_layers_held = blocks["input_layernorm.weight"].shape[0]
-        if self.num_layers_held == config.num_layers:
-            self.norm = RmsNorm(weights["norm.weight"], config.rms_eps)
-            if not config.tie_embeddings:
-                self.lm_head = nnx.Param(weights["lm_head.weight"])
-
-    def block(self, layer: int | Int[Array, ""]) -> Block:
-        """One block, cut out of the stack."""
-        return jax.tree.map(lambda weight_N: weight_N[layer], self.layers)
-
-    def run_blocks(
-        self, x_BLD: Float[Array, "B L D"], first: int, end: int
-    ) -> Float[Array, "B L D"]:
-        """The residual stream after the blocks from `first` to before `end`."""
-        # A scan over layer numbers reads each layer from the stack; a scan over a part of the
-        # stack would copy that part in every call.
-        return jax.lax.scan(
-            lambda x_BLD, layer: (self.block(layer).outputs(x_BLD)[""], None),
-            x_BLD,
-            jnp.arange(first, end),
-        )[0]
-
-    def activations(
-        self, tokens_BL: Int[Array, "B L"], hooks: Sequence[Hook]
-    ) -> list[Float[Array, "B L D"]]:
-        """What hook points see, in one pass; no layer is run that none of them needs.
-
-        Args:
-          tokens_BL: Token ids in [0, V).
-          hooks: The hook points, in any order.
-        """
-        x_BLD = self.embed_tokens[...][tokens_BL]
-        seen = {Hook(None, ""): x_BLD}
-        done = 0
-        for layer in sorted({hook.layer for hook in hooks if hook.layer is not None}):
-            outputs = self.block(layer).outputs(self.run_blocks(x_BLD, done, layer))
-            seen |= {Hook(layer, part): output_BLD for part, output_BLD in outputs.items()}
-            x_BLD, done = outputs[""], layer + 1
-        return [seen[hook] for hook in hooks]
-
-    def hidden(self, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        """What the unembedding reads: the last residual stream, normalised."""
-        x_BLD = self.embed_tokens[...][tokens_BL]
-        return self.norm(self.run_blocks(x_BLD, 0, self.config.num_layers))
-
-    def unembed(self, x_D: Float[Array, "*tokens D"]) -> Float[Array, "*tokens V"]:
-        """Logits, in float32."""
-        table_VD = self.embed_tokens if self.config.tie_embeddings else self.lm_head
-        return jnp.matmul(x_D, table_VD[...].T, preferred_element_type=jnp.float32)
-
-
-def build(
-    config: LlamaConfig,
-    read: Callable[[str], np.ndarray],
-    *,
-    num_layers: int,
-    dtype: str,
-) -> Llama:
-    """Builds the model from its tensors.
-
-    Args:
-      config: Sizes.
-      read: Gives a tensor by its name in `tensor_shapes`, rows [out, in].
-      num_layers: Layers to read; below `config.num_layers`, the model is partial.
-      dtype: Type of the weights.
-    """
-    # Kernels are [in, out] here, so that a product reads `x @ kernel`; in files they are [out, in].
-    stacks = {
-        name: np.empty((num_layers, *shape[::-1]), dtype)
-        for name, shape in block_shapes(config).items()
-    }
-    weights = {}
-    # Layer by layer, as files are laid out.
-    for name in tensor_shapes(config, num_layers):
-        prefix, _, rest = name.partition(".")
-        if prefix == "layers":
-            layer, _, part = rest.partition(".")
-            stacks[part][int(layer)] = read(name).T
-        else:
-            weights[name] = jnp.asarray(read(name), dtype)
-    for part in list(stacks):
-        weights[f"layers.{part}"] = jnp.asarray(stacks.pop(part))
-    return Llama(config, weights)

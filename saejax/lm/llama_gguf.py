@@ -8,7 +8,8 @@ import numpy as np
 from saejax.errors import InputError
 from saejax.lm.checkpoint import Checkpoint, Tensor, check_tensors
 from saejax.lm.gguf import Gguf, read_gguf
-from saejax.lm.llama_config import LlamaConfig, check
+from saejax.lm.llama import LlamaConfig, check
+from saejax.lm.rope import Rope, check_rope
 
 _NAMES = {
     "token_embd": "embed_tokens",
@@ -75,6 +76,7 @@ def _config(file: Gguf, path: Path) -> LlamaConfig:
             f"{path}: llama.rope.dimension_count={rotated} is not supported, only all "
             f"{head_dim} dimensions of a head"
         )
+    rope = Rope(theta=value("rope.freq_base", (int, float), 10_000.0), dims=head_dim)
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise InputError(f"{path} lacks the tensor token_embd.weight: download it again")
@@ -87,8 +89,11 @@ def _config(file: Gguf, path: Path) -> LlamaConfig:
         d_mlp=value("feed_forward_length", (int,)),
         # `llama.vocab_size` is optional; the embedding is always there.
         vocab_size=embedding.shape[0],
-        rope_theta=value("rope.freq_base", (int, float), 10_000.0),
-        rms_eps=value("attention.layer_norm_rms_epsilon", (int, float)),
+        rope=check_rope(rope, head_dim, path),
+        qkv_bias=False,
+        o_bias=False,
+        mlp_bias=False,
+        norm_eps=value("attention.layer_norm_rms_epsilon", (int, float)),
         context_length=value("context_length", (int,)),
         tie_embeddings="output.weight" not in file.tensors,
     )

@@ -6,12 +6,12 @@ import numpy as np
 
 from saejax.errors import InputError
 from saejax.lm.checkpoint import Checkpoint, fingerprint
-from saejax.lm.llama import Llama, build
-from saejax.lm.llama_config import LlamaConfig, tensor_shapes
+from saejax.lm.decoder import Decoder, build
+from saejax.lm.decoder_config import DecoderConfig, tensor_shapes
 from saejax.lm.llama_gguf import open_llama_gguf
 from saejax.lm.safetensors import open_directory
 from saejax.progress import Progress
-from saejax.sources import resolve
+from saejax.sources import MODEL_FILES, resolve
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -20,12 +20,12 @@ _DTYPES = ("float32", "bfloat16")
 class Lm:
     """A language model."""
 
-    config: LlamaConfig  # of the full model
-    model: Llama  # may hold the first layers only
+    config: DecoderConfig  # of the full model
+    model: Decoder  # may hold the first layers only
     fingerprint: str  # 16 hex digits that identify the files
 
 
-def load_config(source: str) -> LlamaConfig:
+def load_config(source: str) -> DecoderConfig:
     """The model's configuration; its files are checked and no weights are read.
 
     Args:
@@ -38,11 +38,12 @@ def load_config(source: str) -> LlamaConfig:
 
 
 def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = None) -> Lm:
-    """Loads a model of the Llama family.
+    """Loads a language model of one of the families in `saejax.lm.families`.
 
     Args:
-      source: A GGUF file, a Hugging Face directory (config.json, model.safetensors or its
-        index and shards), or either in an installed package, as `package:<module>/<path>`.
+      source: A GGUF file of the Llama family, a Hugging Face directory (config.json,
+        model.safetensors or its index and shards), either in an installed package, as
+        `package:<module>/<path>`, or a repository on the hub, as `org/name[@revision]`.
       dtype: Type of the weights and products, "float32" or "bfloat16"; norms and softmax are
         float32. On accelerators, float32 products have `jax_default_matmul_precision`.
       num_layers: Read the first layers only, which is all that capture needs (see
@@ -53,7 +54,8 @@ def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = Non
 
     Raises:
       InputError: If the source does not exist, is damaged or truncated, has missing, extra or
-        misshapen tensors or values that are not finite, or is not a plain Llama model.
+        misshapen tensors or values that are not finite, or is not a plain model of
+        these families.
     """
     if dtype not in _DTYPES:
         raise InputError(f"dtype={dtype!r}: choose one of {', '.join(_DTYPES)}")
@@ -79,7 +81,7 @@ def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = Non
 
 
 def _open(source: str) -> Checkpoint:
-    path = resolve(source)
+    path = resolve(source, hub_files=MODEL_FILES)
     if path.is_dir():
         return open_directory(path)
     if path.suffix == ".gguf":

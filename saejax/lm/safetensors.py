@@ -9,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 
 from saejax.errors import InputError
 from saejax.lm.checkpoint import Checkpoint, Tensor, check_tensors
-from saejax.lm.llama_config import from_json
+from saejax.lm.decoder_config import DecoderConfig
+from saejax.lm.families import from_json
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
@@ -32,23 +33,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_directory(path: Path) -> Checkpoint:
-    """Opens a Hugging Face directory of a Llama model.
+    """Opens a Hugging Face directory of a language model.
 
     Raises:
-      InputError: If files are missing or damaged, or hold anything but a plain Llama model.
+      InputError: If files are missing or damaged, or hold anything but a plain model of one of
+        the supported families.
     """
     config_path = path / "config.json"
-    values = read_json(config_path)
-    if values.get("model_type") != "llama":
-        raise InputError(
-            f"{config_path}: model_type={values.get('model_type')!r} is not supported; "
-            "supported: llama"
-        )
-    config = from_json(values, config_path)
+    config = from_json(read_json(config_path), config_path)
     shards = _shards(path)
     tensors = {}
     for shard in shards:
-        for name, tensor in _tensors(shard).items():
+        for name, tensor in _tensors(shard, config).items():
             if name in tensors:
                 raise InputError(f"{shard}: tensor {name} is in another file of {path} too")
             tensors[name] = tensor
@@ -79,8 +75,8 @@ def _shards(path: Path) -> list[Path]:
     return shards
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of one file, named without `model.`."""
+def _tensors(path: Path, config: DecoderConfig) -> dict[str, Tensor]:
+    """Tensors of one file but for buffers, by their names without the model's prefix."""
     try:
         file = safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
@@ -90,10 +86,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     tensors = {}
     for full_name in file.keys():  # noqa: SIM118, not a dict
-        name = full_name.removeprefix("model.")
-        # Files of 2023 hold rotary frequencies, which follow from rope_theta.
-        if name.endswith("rotary_emb.inv_freq"):
+        name = full_name.removeprefix(config.prefix)
+        if name.endswith(config.buffers):
             continue
+        name = config.renamed.get(name, name)
         header = file.get_slice(full_name)
         shape, kind = tuple(header.get_shape()), header.get_dtype()
         if kind not in _ITEM_BYTES:

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from saejax.errors import InputError
 from saejax.lm.gguf import read_gguf
 from saejax.lm.safetensors import read_json
-from saejax.sources import resolve
+from saejax.sources import MODEL_FILES, resolve
 
 # Names of the token that pretraining put between documents: GPT-2, Pythia and SmolLM2; Llama 3.
 _END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
@@ -80,7 +80,7 @@ def load_tokenizer(source: str) -> Tokenizer:
     Raises:
       InputError: If the source has no tokenizer, or one that cannot be read.
     """
-    path = resolve(source)
+    path = resolve(source, hub_files=MODEL_FILES)
     if path.is_dir():
         return _from_directory(path)
     if path.suffix == ".gguf":

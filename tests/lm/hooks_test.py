@@ -3,8 +3,14 @@
 import pytest
 
 from saejax.errors import InputError
-from saejax.lm import check_hookpoint, hook_width, hookpoints, layers_needed
-from saejax.lm.llama_config import from_json
+from saejax.lm import (
+    check_hookpoint,
+    expand_hookpoints,
+    hook_width,
+    hookpoints,
+    layers_needed,
+)
+from saejax.lm.families import from_json
 
 
 @pytest.fixture
@@ -70,3 +76,33 @@ def test_an_unknown_name_lists_what_exists(config, name):
         assert "embed_tokens, layers.<i>, layers.<i>.mlp, layers.<i>.self_attn" in message
         assert "layers.<i>.input_layernorm, layers.<i>.post_attention_layernorm" in message
         assert "from 0 to 11" in message
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("layers.6", ["layers.6"]),
+        ("layers.*.mlp", [f"layers.{i}.mlp" for i in range(12)]),
+        ("layers.[0-2]", ["layers.0", "layers.1", "layers.2"]),
+        ("layers.1?.self_attn", ["layers.10.self_attn", "layers.11.self_attn"]),
+        ("embed*", ["embed_tokens"]),
+    ],
+)
+def test_patterns(config, pattern, expected):
+    assert list(expand_hookpoints(config, pattern)) == expected
+
+
+def test_a_star_matches_dots(config):
+    assert expand_hookpoints(config, "layers.*") == hookpoints(config)[1:]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("h.*.mlp", r"'h\.\*\.mlp' matches nothing; this model has embed_tokens, layers\.<i>,"),
+        ("layers.12", "layers 0 to 11"),
+    ],
+)
+def test_patterns_that_match_nothing(config, pattern, words):
+    with pytest.raises(InputError, match=words):
+        expand_hookpoints(config, pattern)

@@ -4,11 +4,13 @@ import gguf
 import numpy as np
 import pytest
 
+from saejax.config import SAMPLE_LM
 from saejax.errors import InputError
-from saejax.lm import load_config, load_lm
-from saejax.lm.llama_config import tensor_shapes
+from saejax.lm import load_config, load_lm, logits
+from saejax.lm.decoder_config import tensor_shapes
 from saejax.lm.llama_gguf import open_llama_gguf
 from saejax.lm.safetensors import open_directory
+from saejax.sources import resolve
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -110,7 +112,7 @@ def test_optional_metadata_has_the_documented_defaults(tmp_path, tiny, random_we
     )
     write_gguf(path, config, random_weights(config), changes=left_out)
     found = load_config(str(path))
-    assert (found.head_dim, found.num_kv_heads, found.rope_theta) == (8, 4, 10_000.0)
+    assert (found.head_dim, found.num_kv_heads, found.rope.theta) == (8, 4, 10_000.0)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_optional_metadata_has_the_documented_defaults(tmp_path, tiny, random_we
         ({"changes": {"attention.head_count": None}}, "head_count=None must be a number"),
         ({"changes": {"attention.head_count": 0}}, "num_heads=0 must be finite and above 0"),
         ({"changes": {"attention.head_count_kv": 3}}, "num_kv_heads=3.*divide evenly"),
-        ({"changes": {"attention.layer_norm_rms_epsilon": float("nan")}}, "rms_eps=nan"),
+        ({"changes": {"attention.layer_norm_rms_epsilon": float("nan")}}, "norm_eps=nan"),
         ({"changes": {"block_count": 2}}, r"has tensors.*layers\.2\.input_layernorm.*and 4 more"),
         ({"changes": {"block_count": 4}}, r"lacks tensors.*layers\.3\.input_layernorm"),
         ({"changes": {"block_count": 2**31}}, "2147483648 layers cannot come from 29 tensors"),
@@ -142,3 +144,30 @@ def test_other_models_are_refused(tmp_path, tiny, random_weights, options, words
         load_lm(str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_packaged_model_as_a_hugging_face_directory(write_directory):
+    """Writes and reads 540 MB."""
+    checkpoint = open_llama_gguf(resolve(SAMPLE_LM))
+    sizes = checkpoint.config
+    values = {
+        "model_type": "llama",
+        "num_hidden_layers": sizes.num_layers,
+        "hidden_size": sizes.d_model,
+        "num_attention_heads": sizes.num_heads,
+        "num_key_value_heads": sizes.num_kv_heads,
+        "intermediate_size": sizes.d_mlp,
+        "vocab_size": sizes.vocab_size,
+        "rope_theta": sizes.rope.theta,
+        "rms_norm_eps": sizes.norm_eps,
+        "max_position_embeddings": sizes.context_length,
+        "tie_word_embeddings": True,
+    }
+    weights = {f"model.{name}": tensor.read() for name, tensor in checkpoint.tensors.items()}
+    folder = str(write_directory(values, weights, shards=3))
+    del weights
+    assert load_config(folder) == sizes
+    tokens_BL = np.arange(100, 164).reshape(2, 32)
+    expected_BLV = logits(load_lm(SAMPLE_LM), tokens_BL)
+    np.testing.assert_array_equal(logits(load_lm(folder), tokens_BL), expected_BLV)

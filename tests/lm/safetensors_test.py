@@ -103,8 +103,8 @@ def test_tensor_in_two_shards(folder):
 
 
 def test_another_family(folder):
-    change(folder / "config.json", model_type="gpt_neox")
-    with pytest.raises(InputError, match=r"model_type='gpt_neox'.*supported: llama"):
+    change(folder / "config.json", model_type="gemma")
+    with pytest.raises(InputError, match=r"model_type='gemma'.*supported: llama, mistral"):
         open_directory(folder)
 
 

@@ -1,0 +1,161 @@
+"""Models by their id on the hub, from a small server that answers as the hub does."""
+
+import hashlib
+import http.server
+import json
+import threading
+import urllib.parse
+
+import huggingface_hub
+import pytest
+
+from saejax import sources
+from saejax.errors import InputError
+from saejax.lm import load_lm, load_tokenizer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """Repositories as {org/name: {path: content}}; what is asked for; what goes wrong."""
+
+    def __init__(self):
+        self.repositories = {}
+        self.gated = set()
+        self.served = []
+
+    def answer(self, path, send):
+        """Calls send(status, headers, body) for a request."""
+        parts = urllib.parse.urlsplit(path).path.strip("/").split("/")
+        api = parts[:2] == ["api", "models"]
+        name = "/".join(parts[2:4] if api else parts[:2])
+        files = self.repositories.get(name)
+        if files is None:
+            return send(401, {"X-Error-Code": "RepoNotFound"}, b"")
+        revision = parts[5] if api else parts[3]
+        if revision not in ("main", "v1", COMMIT):
+            return send(404, {"X-Error-Code": "RevisionNotFound"}, b"")
+        if api and parts[4] == "revision":
+            return send(200, {}, json.dumps({"id": name, "sha": COMMIT}).encode())
+        if api:
+            tree = [
+                {"type": "file", "path": p, "size": len(x), "oid": hashlib.sha1(x).hexdigest()}
+                for p, x in files.items()
+            ]
+            return send(200, {}, json.dumps(tree).encode())
+        if name in self.gated:
+            return send(403, {"X-Error-Code": "GatedRepo"}, b"")
+        content = files["/".join(parts[4:])]
+        self.served.append("/".join(parts[4:]))
+        tag = f'"{hashlib.sha1(content).hexdigest()}"'
+        return send(200, {"ETag": tag, "X-Repo-Commit": COMMIT}, content)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    made = Hub()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            def send(status, headers, body):
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body)
+
+            made.answer(self.path, send)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        made.endpoint = f"http://127.0.0.1:{server.server_port}"
+        # The package reads HF_ENDPOINT and HF_HOME when it is imported.
+        constants = huggingface_hub.constants
+        template = made.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", made.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        sources._fetch.cache_clear()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield made
+        server.shutdown()
+        sources._fetch.cache_clear()
+
+
+@pytest.fixture
+def published(hub, tiny_lm):
+    """The tiny model on the hub, among files that nobody needs."""
+    files = {path.name: path.read_bytes() for path in tiny_lm.iterdir()}
+    unneeded = {"pytorch_model.bin": b"pickle", "onnx/model.safetensors": b"", "README.md": b""}
+    hub.repositories["org/tiny"] = files | unneeded
+    return hub
+
+
+@pytest.mark.parametrize("source", ["org/tiny", "org/tiny@v1", f"org/tiny@{COMMIT}"])
+def test_a_model_by_its_id(published, tiny_lm, source):
+    assert load_lm(source).fingerprint == load_lm(str(tiny_lm)).fingerprint
+    assert load_tokenizer(source).vocab_size == load_tokenizer(str(tiny_lm)).vocab_size
+    needed = ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(set(published.served)) == needed
+
+
+def test_a_copy_in_the_cache_is_used_without_a_network(published, monkeypatch):
+    load_lm("org/tiny")
+    sources._fetch.cache_clear()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    served = list(published.served)
+    load_lm("org/tiny")
+    assert published.served == served
+
+
+def test_a_path_wins(published, tiny_lm, tmp_path, monkeypatch):
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "tiny").symlink_to(tiny_lm)
+    monkeypatch.chdir(tmp_path)
+    load_lm("org/tiny")
+    assert published.served == []
+
+
+def refused(source):
+    with pytest.raises(InputError) as caught:
+        load_lm(source)
+    assert "\n" not in str(caught.value)
+    assert source in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_cannot_be_fetched(published, monkeypatch):
+    assert "neither a path nor a repository" in refused("org/tyni")
+    assert "has no such revision" in refused("org/tiny@v2")
+    published.gated.add("org/gated")
+    published.repositories["org/gated"] = {"config.json": b"{}"}
+    assert "is gated: accept its terms on the hub, and set HF_TOKEN" in refused("org/gated")
+    published.repositories["org/pickles"] = {"pytorch_model.bin": b"pickle"}
+    assert "has no files config.json, " in refused("org/pickles")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "cannot be reached: check the network" in refused("org/other")
+
+
+def test_no_safetensors(published):
+    files = published.repositories["org/tiny"]
+    published.repositories["org/bin"] = {"config.json": files["config.json"]}
+    with pytest.raises(InputError, match=r"org--bin.*neither model\.safetensors nor.*convert"):
+        load_lm("org/bin")
+
+
+def test_a_name_that_no_repository_has_is_a_path(published):
+    for source in ("org", "org/tiny/model", "org/ti ny", "../tiny", "org/tiny@"):
+        with pytest.raises(InputError, match="does not exist"):
+            load_lm(source)
+    assert published.served == []
+
+
+def test_no_download_without_asking(published):
+    with pytest.raises(InputError, match="does not exist"):
+        sources.resolve("org/tiny")
