@@ -125,11 +125,11 @@ for name in sys.argv[4:]:
         print(error)
         continue
     batches = make_batches(cfg, source, process_index=index, process_count=count)
-    steps = [activations(batch) for batch in batches]
+    # Step after step, as training goes: on CPUs, exchanges of several at once can block each other.
     whole = {
         f"{i} {place}": multihost_utils.process_allgather(x, tiled=True)
-        for i, step in enumerate(steps)
-        for place, x in step.items()
+        for i, batch in enumerate(batches)
+        for place, x in jax.block_until_ready(activations(batch)).items()
     }
     if process == 0:
         np.savez(Path(root) / f"{name}.npz", **whole)
@@ -158,25 +158,31 @@ def run_two(root, names):
         for i in range(2)
     ]
     try:
-        said = [process.communicate(timeout=240) for process in processes]
+        said = [process.communicate(timeout=120) for process in processes]
     finally:
         for process in processes:
             process.kill()
     for process, (_, error) in zip(processes, said, strict=True):
         assert process.returncode == 0, error
-    return [output.strip() for output, _ in said]
+    return [
+        " ".join(line for line in output.splitlines() if not line.startswith("[Gloo]"))
+        for output, _ in said
+    ]
 
 
-def test_two_processes_equal_one(excluding, tmp_path):
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(1, 4, 1),
+        # Both processes hold all tokens, for one seed each.
+        pytest.param(MeshConfig(2, 2, 1), marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_equal_one(excluding, tmp_path, mesh):
     cfg, alone = excluding, {}
-    # In the second mesh both processes hold all tokens, for one seed each.
-    for name, activations, mesh in (
-        ("stream", "stream", MeshConfig(1, 4, 1)),
-        ("both hold all", "stream", MeshConfig(2, 2, 1)),
-        ("store", "store", MeshConfig(1, 4, 1)),
-    ):
-        cfg.mesh, cfg.data.activations = mesh, activations
-        cfg.data.shuffle_buffer_batches = 3 if activations == "stream" else 0
+    for name in ("stream", "store"):
+        cfg.mesh, cfg.data.activations = mesh, name
+        cfg.data.shuffle_buffer_batches = 3 if name == "stream" else 0
         check(cfg)
         (tmp_path / f"{name}.json").write_text(to_json(cfg))
         cfg.mesh = MeshConfig(1, mesh.data, 1)
@@ -187,7 +193,8 @@ def test_two_processes_equal_one(excluding, tmp_path):
         assert len(two) == sum(len(step) for step in steps)
         for i, step in enumerate(steps):
             for place, x in step.items():
-                np.testing.assert_allclose(two[f"{i} {place}"], x, atol=1e-5)
+                # Of up to 25; other numbers of windows on a device round otherwise.
+                np.testing.assert_allclose(two[f"{i} {place}"], x, rtol=1e-5, atol=1e-4)
 
 
 def test_error_of_one_process_ends_both(excluding, tmp_path):
