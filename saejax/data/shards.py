@@ -16,6 +16,8 @@ from saejax.errors import InputError
 from saejax.files import atomic_write
 
 HEADER = "header.json"
+# What the files cannot be read without.
+_LAYOUT = {"num_windows", "windows_per_shard", "tokens_per_window", "width", "dtype"}
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -26,11 +28,15 @@ def read_header(path: Path) -> dict[str, Any]:
       InputError: If the folder has no header, or one that cannot be read.
     """
     try:
-        return json.loads((path / HEADER).read_text())
+        header: Any = json.loads((path / HEADER).read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: no {HEADER}, so this is not an activation store") from None
     except ValueError:
         raise InputError(f"{path / HEADER} is not JSON; delete {path} to write it anew") from None
+    if not isinstance(header, dict) or not header.keys() >= _LAYOUT:
+        wanted = ", ".join(sorted(_LAYOUT))
+        raise InputError(f"{path / HEADER} lacks some of {wanted}; delete {path} to write it anew")
+    return header
 
 
 def check_header(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

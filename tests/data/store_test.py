@@ -233,6 +233,14 @@ def test_opening_a_store_that_is_not_whole_is_one_line(tmp_path):
         opened(tmp_path)
 
 
+@pytest.mark.parametrize(("text", "says"), [("{", "is not JSON"), ("[]", "lacks some of dtype")])
+def test_damaged_header_is_one_line(tmp_path, text, says):
+    write(tmp_path)
+    (tmp_path / "layers.0" / "header.json").write_text(text)
+    with pytest.raises(InputError, match=rf"header\.json {says}.*; delete .*layers\.0"):
+        is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+
+
 @pytest.mark.parametrize("fails_at", range(6))
 def test_disk_full_at_any_write_leaves_only_whole_shards(tmp_path, monkeypatch, fails_at):
     """Each shard is two files, which are synced one after the other."""
