@@ -1,17 +1,22 @@
 """From text to activations: what the loader reads, and how a batch of it becomes activations."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array
 
 from saejax import mesh as mesh_lib
 from saejax.config import Config
 from saejax.data.corpus import read_windows
-from saejax.data.loader import Batch, WindowSource, num_steps
-from saejax.data.store import ActivationStore, is_complete, write_store
+from saejax.data.exclude import REPLACED, Kept, excludes, keep_tokens
+from saejax.data.loader import Batch, TokenBlock, WindowSource, num_steps
+from saejax.data.shuffle_buffer import ShuffleBuffer
+from saejax.data.store import ActivationStore, Windows, begin_store, is_complete, write_store
 from saejax.lm import (
     check_hookpoint,
     check_tokens,
@@ -22,75 +27,175 @@ from saejax.lm import (
     load_tokenizer,
     make_capture,
 )
+from saejax.lm.tokenizer import Tokenizer
+from saejax.processes import all_succeed, all_true
 from saejax.train.loop import Activations
 
 
 def open_activations(
-    cfg: Config, hookpoints: tuple[str, ...], store: Path, mesh: Mesh
+    cfg: Config, hookpoints: tuple[str, ...], store: Path, mesh: Mesh, *, norms_of: str
 ) -> tuple[WindowSource, Activations]:
     """The windows of a run, and a function from a batch of them to activations on the mesh.
 
     With `data.activations=store` the activations are written first, where they are not yet there,
-    and the language model is gone from memory afterwards.
+    and the language model is gone from memory afterwards. Several processes write a part each
+    and read from the same folder.
 
     Args:
       cfg: The run: its `lm` and `data`.
       hookpoints: Where to read; its own hook point is not looked at.
       store: Folder of the activation store.
       mesh: Devices.
+      norms_of: Hook point of the norms that `data.max_norm_multiple` is about.
 
     Returns:
-      What `make_batches` takes, and a function from a batch to {hook point: [B, D]}.
+      What `make_batches` takes, and a function from a batch, of which each process has the part
+      `mesh.batch_part`, to {hook point: [B, D]}; from the model, with tokens excluded, also the
+      metric `REPLACED`.
 
     Raises:
-      InputError: If the model, the text or a hook point cannot be read, or the corpus does not
-        fill a batch.
+      InputError: If the model, the text or a hook point cannot be read, the corpus does not
+        fill a batch, or a store cannot be written.
     """
-    on_data = NamedSharding(mesh, mesh_lib.BATCH)
-    stored = cfg.data.activations == "store"
-    describes = {"lm": dataclasses.asdict(cfg.lm), "data": dataclasses.asdict(cfg.data)}
-    if not (stored and is_complete(store, hookpoints, describes)):
-        lm_config = load_config(cfg.lm.source)
-        for hookpoint in hookpoints:
-            check_hookpoint(lm_config, hookpoint)
-        tokenizer = load_tokenizer(cfg.lm.source)
-        windows_WL = read_windows(cfg.data, tokenizer.encode_batch, tokenizer.end_of_text)
-        check_tokens(lm_config, windows_WL)
-        num_steps(cfg, len(windows_WL))
-        lm = load_lm(
-            cfg.lm.source,
-            dtype=cfg.lm.dtype,
-            num_layers=max(layers_needed(lm_config, hookpoint) for hookpoint in hookpoints),
-        )
-        capture_on_mesh = make_capture(lm, hookpoints, mesh=mesh)
+    if cfg.data.activations == "stream":
+        text = _open_text(cfg, hookpoints, mesh, norms_of)
+        return text.windows_WL, _from_text(cfg, text.capture, mesh)
+    to_mesh = _to_mesh(mesh)
+    _complete_store(cfg, hookpoints, store, mesh.local_mesh, norms_of)
 
-        def capture(tokens_WL: Batch) -> dict[str, jax.Array]:
-            assert isinstance(tokens_WL, np.ndarray)
-            return capture_on_mesh(jax.device_put(tokens_WL, on_data))
-
-        if not stored:
-            skip = cfg.data.skip_tokens
-            return windows_WL, lambda batch: {
-                name: _flat(x[:, skip:]) for name, x in capture(batch).items()
-            }
-        mesh_lib.check_divides(mesh, mesh_lib.DATA, **{"lm.batch_windows": cfg.lm.batch_windows})
-        write_store(
-            store,
-            windows_WL,
-            capture,
-            widths={hookpoint: hook_width(lm_config, hookpoint) for hookpoint in hookpoints},
-            skip_tokens=cfg.data.skip_tokens,
-            dtype=cfg.data.store_dtype,
-            batch_windows=cfg.lm.batch_windows,
-            describes={**describes, "lm_fingerprint": lm.fingerprint},
-        )
-
-    def from_store(batch: Batch) -> dict[str, jax.Array]:
+    def from_store(batch: Batch) -> dict[str, Array]:
         assert isinstance(batch, dict)
-        return {name: _flat(jax.device_put(x, on_data)) for name, x in batch.items()}
+        return _flat({name: to_mesh(x) for name, x in batch.items()})
 
     return ActivationStore(store, hookpoints), from_store
 
 
-def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, x.shape[-1])
+class _Text(NamedTuple):
+    """Token windows, and the model that reads them on a mesh: this process's part of a batch."""
+
+    windows_WL: Windows
+    capture: Callable[[np.ndarray], Kept]
+    widths: dict[str, int]
+    lm_fingerprint: str
+
+
+def _open_text(cfg: Config, hookpoints: tuple[str, ...], mesh: Mesh, norms_of: str) -> _Text:
+    read = hookpoints
+    if cfg.data.max_norm_multiple:
+        read = tuple(dict.fromkeys((*hookpoints, norms_of)))
+    lm_config = load_config(cfg.lm.source)
+    for hookpoint in read:
+        check_hookpoint(lm_config, hookpoint)
+    tokenizer = load_tokenizer(cfg.lm.source)
+    special_ids = np.array(_special_ids(tokenizer))
+    windows_WL = read_windows(cfg.data, tokenizer.encode_batch, tokenizer.end_of_text)
+    check_tokens(lm_config, windows_WL)
+    num_steps(cfg, len(windows_WL))
+    lm = load_lm(
+        cfg.lm.source,
+        dtype=cfg.lm.dtype,
+        num_layers=max(layers_needed(lm_config, hookpoint) for hookpoint in read),
+    )
+    capture_on_mesh = make_capture(lm, read, mesh=mesh)
+    to_mesh = _to_mesh(mesh)
+
+    @jax.jit
+    def keep(tokens_WL: Array, captured: Mapping[str, Array]) -> Kept:
+        kept = keep_tokens(
+            tokens_WL, captured, cfg.data, special_ids=special_ids, norms_of=norms_of
+        )
+        return kept._replace(activations={name: kept.activations[name] for name in hookpoints})
+
+    def capture(tokens_WL: np.ndarray) -> Kept:
+        on_mesh_WL = to_mesh(tokens_WL)
+        return keep(on_mesh_WL, capture_on_mesh(on_mesh_WL))
+
+    widths = {hookpoint: hook_width(lm_config, hookpoint) for hookpoint in hookpoints}
+    return _Text(windows_WL, capture, widths, lm.fingerprint)
+
+
+def _from_text(cfg: Config, capture: Callable[[np.ndarray], Kept], mesh: Mesh) -> Activations:
+    """Batches of token ids, or parts of a shuffle buffer, to activations."""
+
+    def by_token(tokens_WL: np.ndarray) -> dict[str, Array]:
+        kept = capture(tokens_WL)
+        told = {REPLACED: kept.replaced_BL[..., None]} if excludes(cfg.data) else {}
+        return _flat({**kept.activations, **told})
+
+    buffer = ShuffleBuffer(by_token, cfg.data.shuffle_buffer_batches, mesh)
+
+    def from_text(batch: Batch) -> dict[str, Array]:
+        if isinstance(batch, TokenBlock):
+            given = buffer(batch)
+        else:
+            assert isinstance(batch, np.ndarray)
+            given = by_token(batch)
+        if REPLACED in given:
+            given[REPLACED] = given[REPLACED].mean()
+        return given
+
+    return from_text
+
+
+def _complete_store(
+    cfg: Config, hookpoints: tuple[str, ...], store: Path, local_mesh: Mesh, norms_of: str
+) -> None:
+    """Writes what is missing of a store, each process with a model of its own on its devices."""
+    process, processes = jax.process_index(), jax.process_count()
+    describes: dict[str, Any] = {
+        "lm": dataclasses.asdict(cfg.lm),
+        "data": dataclasses.asdict(cfg.data),
+    }
+    if cfg.data.max_norm_multiple:
+        describes["norms_of"] = norms_of
+    with all_succeed():
+        complete = is_complete(
+            store, hookpoints, describes, process_index=process, process_count=processes
+        )
+    if all_true(complete):
+        return
+    batch_windows = cfg.lm.batch_windows
+    with all_succeed():
+        mesh_lib.check_divides(local_mesh, mesh_lib.DATA, **{"lm.batch_windows": batch_windows})
+        text = _open_text(cfg, hookpoints, local_mesh, norms_of)
+        if process == 0:
+            begin_store(
+                store,
+                text.windows_WL,
+                widths=text.widths,
+                tokens_per_window=cfg.data.context_length - cfg.data.skip_tokens,
+                dtype=cfg.data.store_dtype,
+                batch_windows=batch_windows,
+                describes={**describes, "lm_fingerprint": text.lm_fingerprint},
+            )
+    with all_succeed():
+        write_store(
+            store,
+            hookpoints,
+            text.windows_WL,
+            text.capture,
+            batch_windows=batch_windows,
+            process_index=process,
+            process_count=processes,
+        )
+
+
+def _special_ids(tokenizer: Tokenizer) -> list[int]:
+    """Ids of special tokens; the one between documents is one whatever the file says."""
+    added = tokenizer.backend.get_added_tokens_decoder()
+    return sorted({tokenizer.end_of_text} | {i for i, token in added.items() if token.special})
+
+
+def _to_mesh(mesh: Mesh) -> Callable[[np.ndarray], Array]:
+    """A function from this process's part of a batch to the whole batch, split over "data"."""
+    sharding = NamedSharding(mesh, mesh_lib.BATCH)
+    _, parts = mesh_lib.batch_part(mesh)
+    return lambda part: jax.make_array_from_process_local_data(
+        sharding, part, (parts * len(part), *part.shape[1:])
+    )
+
+
+@jax.jit
+def _flat(by_window: Mapping[str, Array]) -> dict[str, Array]:
+    """Arrays [..., tokens, D] to [B, D]."""
+    return {name: x.reshape(-1, x.shape[-1]) for name, x in by_window.items()}

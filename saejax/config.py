@@ -53,8 +53,22 @@ class DataConfig:
     # "stream" runs the language model in every step; "store" writes the activations once to
     # disk and reads them in every epoch.
     activations: str = "stream"
-    # Type of stored activations: "float16" (checked for overflow) or "float32".
+    # Type of stored activations: "float16" (11 bits of precision, up to 65,504: checked),
+    # "bfloat16" (8 bits, the range of float32) or "float32" (twice the disk).
     store_dtype: str = "float16"
+    # Leaves out positions whose token is special to the tokenizer, those between documents
+    # included. Windows keep their size: the place of a position that is left out goes to a kept
+    # one of the same window, the first to the first and so on, which thus counts twice.
+    exclude_special_tokens: bool = False
+    # Leaves out, in the same way, positions whose activation has more than this many times the
+    # median norm of its window, at the hook point (of several: the first; of a transcoder: its
+    # input). 0 keeps all. Massive activations exceed the median 1,000 times, others seldom 10
+    # times (Sun et al. 2024, arXiv 2402.17762, section 2).
+    max_norm_multiple: float = 0.0
+    # R, with activations="stream": single tokens of R consecutive batches are mixed, in an order
+    # that depends on `data_seed` alone. The devices hold R x B x D activations for it, and going
+    # on inside such a block captures its batches again. 0 leaves batches as they are.
+    shuffle_buffer_batches: int = 0
 
 
 @dataclasses.dataclass(slots=True)

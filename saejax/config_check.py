@@ -12,7 +12,7 @@ _CHOICES = {
     "lm.dtype": ("float32", "bfloat16"),
     "data.order": ("shuffled", "in_order", "shuffled_tokens"),
     "data.activations": ("stream", "store"),
-    "data.store_dtype": ("float16", "float32"),
+    "data.store_dtype": ("float16", "bfloat16", "float32"),
     "sae.arch": ("topk", "batch_topk", "relu", "gated", "jump_relu"),
     "sae.product_dtype": ("float32", "bfloat16"),
     "sae.gated_auxiliary": ("frozen", "attached"),
@@ -26,6 +26,7 @@ _AT_LEAST = {
     "data.skip_tokens": 0,
     "data.num_tokens": 0,
     "data.epochs": 1,
+    "data.shuffle_buffer_batches": 0,
     "data_seed": 0,
     "sae.num_latents": 1,
     "sae.k": 1,
@@ -128,6 +129,14 @@ def check(cfg: Config) -> None:
         fail("train.batch_tokens", f"must be a multiple of data.context_length={length}")
     if cfg.data.order == "shuffled_tokens" and cfg.data.activations != "store":
         fail("data.order", "single tokens can be shuffled only with data.activations=store")
+    if cfg.data.shuffle_buffer_batches and cfg.data.activations != "stream":
+        fail(
+            "data.shuffle_buffer_batches",
+            "only data.activations=stream needs it; a store has data.order=shuffled_tokens",
+        )
+    multiple = cfg.data.max_norm_multiple
+    if multiple != 0 and not 1 <= multiple < math.inf:
+        fail("data.max_norm_multiple", "must be 0 for off, or a finite number from 1 on, as 10")
     for method in cfg.match.methods:
         if method not in MATCH_METHODS:
             fail("match.methods", f"choose from {', '.join(MATCH_METHODS)}")

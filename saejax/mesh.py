@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from saejax.config import MeshConfig
@@ -73,6 +74,27 @@ def check_divides(mesh: Mesh, axis: str, **sizes: int) -> None:
                 f"{name}={size} must divide by the {mesh.shape[axis]} devices on axis "
                 f"'{axis}': change it or config.mesh.{axis}"
             )
+
+
+def batch_part(mesh: Mesh) -> tuple[int, int]:
+    """Which part of a batch the devices of this process hold: (number, of how many equal parts).
+
+    Raises:
+      InputError: If it is not one of equal parts.
+    """
+    holds = [
+        any(device.process_index == jax.process_index() for device in devices.flat)
+        for devices in np.moveaxis(mesh.devices, AXES.index(DATA), 0)
+    ]
+    size = sum(holds)
+    if size and not len(holds) % size:
+        index, count = holds.index(True) // size, len(holds) // size
+        if all(holds[index * size : (index + 1) * size]):
+            return index, count
+    raise InputError(
+        f"axis '{DATA}' of mesh {dict(mesh.shape)} is not split equally between processes of "
+        f"{jax.local_device_count()} devices: change config.mesh"
+    )
 
 
 def state_specs(state: Any) -> Any:

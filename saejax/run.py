@@ -76,9 +76,11 @@ def train_together(
       Interrupted: As `train_run`.
     """
     results = {run.root: _exported(cfg, run) for cfg, run in jobs}
+    # The same whichever runs are left to do, since their tokens must be.
+    norms_of = jobs[0][0].hookpoint
     todo = [(cfg, run) for cfg, run in jobs if results[run.root] is None]
     if todo:
-        members = _train(todo, store, logger)
+        members = _train(todo, store, norms_of, logger)
         for member, (cfg, run) in zip(members, todo, strict=True):
             if member.failed is None:
                 results[run.root] = _export(cfg, run, member.state)
@@ -86,7 +88,7 @@ def train_together(
 
 
 def _train(
-    jobs: Sequence[tuple[Config, RunDir]], store: Path, logger: WandbLogger | None
+    jobs: Sequence[tuple[Config, RunDir]], store: Path, norms_of: str, logger: WandbLogger | None
 ) -> list[Member]:
     cfg = jobs[0][0]
     mesh = mesh_lib.make_mesh(cfg.mesh)
@@ -96,9 +98,14 @@ def _train(
         mesh_lib.check_divides(mesh, mesh_lib.LATENT, num_latents=each.sae.num_latents)
     places = (name for each, _ in jobs for name in (each.hookpoint, each.target_hookpoint))
     hookpoints = tuple(dict.fromkeys(name for name in places if name))
-    source, activations = open_activations(cfg, hookpoints, store, mesh)
+    part, parts = mesh_lib.batch_part(mesh)
+    source, activations = open_activations(cfg, hookpoints, store, mesh, norms_of=norms_of)
     total = num_steps(cfg, len(source))
-    first = activations(next(make_batches(cfg, source)))
+
+    def batches() -> grain.DatasetIterator[Batch]:
+        return make_batches(cfg, source, process_index=part, process_count=parts)
+
+    first = activations(next(batches()))
     members: list[Member] = []
     positions: list[grain.DatasetIterator[Batch]] = []
     for each, run in jobs:
@@ -110,7 +117,7 @@ def _train(
         optimizer = optim.make_optimizer(each, total, latent_axis=mesh_lib.LATENT)
         first_BD, first_target_BE = first[each.hookpoint], first.get(each.target_hookpoint)
         state = init_state(each, first_BD, optimizer, mesh, first_target_BE)
-        positions.append(make_batches(cfg, source))
+        positions.append(batches())
         if checkpoints.latest is not None:
             state = checkpoints.restore(state, positions[-1])
         step = make_step(each, optimizer, state, mesh)

@@ -51,6 +51,10 @@ def test_fitting_and_default_configurations_pass():
         ("lm.dtype", "float8", "float32, bfloat16"),
         ("data.order", "random", "shuffled, in_order"),
         ("data.order", "shuffled_tokens", "only with data.activations=store"),
+        ("data.store_dtype", "int8", "float16, bfloat16, float32"),
+        ("data.max_norm_multiple", 0.5, "0 for off, or a finite number from 1 on"),
+        ("data.max_norm_multiple", float("nan"), "0 for off, or a finite number from 1 on"),
+        ("data.shuffle_buffer_batches", -1, "at least 0"),
         ("sae.skip_connection", True, "only transcoders have it: set target_hookpoint"),
         ("target_hookpoint", "layers.6.mlp", "is hookpoint itself"),
         ("data.skip_tokens", 256, "below data.context_length=256"),
@@ -87,6 +91,12 @@ def test_mesh_sizes_are_checked():
     cfg.mesh = MeshConfig(seed=-1, data=-1, latent=1)
     with pytest.raises(InputError, match="at most one axis may be -1"):
         check(cfg)
+
+
+def test_shuffle_buffer_is_for_streams():
+    check(fitting(data__shuffle_buffer_batches=4))
+    with pytest.raises(InputError, match=r"a store has data\.order=shuffled_tokens"):
+        check(fitting(data__shuffle_buffer_batches=4, data__activations="store"))
 
 
 def test_every_choice_and_bound_names_an_existing_field():

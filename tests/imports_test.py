@@ -21,6 +21,7 @@ ORDER = (
     "sources",
     "rundir",
     "mesh",
+    "processes",
     "data",
     "lm",
     "sae",

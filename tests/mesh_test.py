@@ -1,8 +1,13 @@
 """The mesh and the placement of the training state."""
 
+import types
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from saejax import mesh
@@ -40,6 +45,35 @@ def test_check_divides():
         InputError, match="num_latents=100 must divide by the 8 devices on axis 'lat"
     ):
         mesh.check_divides(made, "latent", num_latents=100)
+
+
+def of_processes(numbers):
+    """A mesh whose devices belong to processes of these numbers, [seed, data, latent]."""
+    devices = np.vectorize(lambda i: types.SimpleNamespace(process_index=i))(numbers)
+    shape = dict(zip(mesh.AXES, devices.shape, strict=True))
+    return mock.Mock(spec=Mesh, devices=devices, shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "part"),
+    [
+        ([[[0], [0], [0], [0]]], (0, 1)),
+        ([[[0], [0], [1], [1]]], (0, 2)),
+        ([[[1], [1], [0], [0]]], (1, 2)),
+        ([[[1], [2], [0], [3]]], (2, 4)),
+        ([[[0], [0]], [[1], [1]]], (0, 1)),
+        ([[[1], [0]], [[1], [0]]], (1, 2)),
+        ([[[1, 2], [0, 3]]], (1, 2)),
+    ],
+)
+def test_part_of_a_batch_that_a_process_holds(numbers, part):
+    assert mesh.batch_part(of_processes(numbers)) == part
+
+
+@pytest.mark.parametrize("numbers", [[[[0], [1], [0], [1]]], [[[0], [0], [1]]], [[[1], [2]]]])
+def test_unequal_parts_are_refused(numbers):
+    with pytest.raises(InputError, match=r"'data' of mesh .* is not split equally"):
+        mesh.batch_part(of_processes(numbers))
 
 
 def test_every_leaf_of_the_state_has_its_place():

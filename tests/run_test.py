@@ -141,6 +141,21 @@ def test_interrupted_and_resumed_is_bitwise_the_same(
         assert {k: ours[k] for k in compared} == {k: theirs[k] for k in compared}
 
 
+def test_goes_on_inside_a_block_of_the_shuffle_buffer(cfg, straight, tmp_path, at_step):
+    cfg.data.activations, cfg.data.shuffle_buffer_batches = "stream", 4
+    cfg.data.exclude_special_tokens, cfg.data.max_norm_multiple = True, 1.5
+    check(cfg)
+    saes, root = straight(cfg)
+    assert crash_at(cfg, tmp_path / "run", at_step, 9) == [5]
+    assert_equal_saes(train(cfg, tmp_path / "run"), saes)
+    replaced = [line["data/replaced_frac"] for line in metrics(tmp_path / "run")]
+    assert replaced == [line["data/replaced_frac"] for line in metrics(root)]
+    assert 0 < min(replaced) < max(replaced) < 0.5
+    cfg.data.shuffle_buffer_batches = 0
+    unmixed, _ = straight(cfg)
+    assert not np.allclose(unmixed[1].w_dec, saes[1].w_dec, atol=1e-3)
+
+
 def test_crash_between_checkpoints_resumes_from_the_last(cfg, straight, tmp_path, at_step):
     saes, _ = straight(cfg)
     with at_step(9, lambda: 1 / 0), pytest.raises(ZeroDivisionError):

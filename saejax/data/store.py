@@ -1,29 +1,62 @@
 """Activation store: written once, window by window, and read at random by every epoch.
 
 A folder a hook point, with `header.json` (what the activations are) and shards `00000.npy`, ...,
-each [windows, L', D]. A shard appears under its name only when it is complete, so writing can be
-interrupted at any moment and goes on with the first missing shard.
+each [windows, L', D] with its checksum in `00000.json`. A shard appears under its name only when
+it is complete, so writing can be interrupted at any moment and goes on with the missing shards.
+Several processes write every n-th shard each.
 
 Dimension letters: W windows, L' tokens kept of a window, D activation width.
 """
 
+import concurrent.futures
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import ml_dtypes
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Float, Int
 
+from saejax.data.exclude import Kept
+from saejax.data.shards import (
+    HEADER,
+    check_header,
+    damage,
+    open_shard,
+    read_header,
+    shard_paths,
+    write_shard,
+)
 from saejax.errors import InputError
-from saejax.files import atomic_write
+from saejax.files import atomic_write, explain_os_errors
 from saejax.progress import Progress
 
 # Tokens of a shard: few files (38 MB each at a width of 576 in float16), and little to lose when
 # interrupted.
 _SHARD_TOKENS = 2**15
 
-Capture = Callable[[np.ndarray], Mapping[str, Any]]
+# Windows whose ids are read at once for their checksum: 16 MB of 2,049 tokens.
+_HASHED_WINDOWS = 2**11
+
+# Token ids [windows, L] to activations [windows, L', D] by hook point.
+Capture = Callable[[np.ndarray], Kept]
+
+
+@runtime_checkable
+class Windows(Protocol):
+    """Token ids of windows of one length, [W, L], which need not be in memory."""
+
+    def __len__(self) -> int:
+        """W."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """Ids of a window [L] or of a slice of windows [windows, L]."""
+        ...
 
 
 class ActivationStore:
@@ -61,10 +94,11 @@ class _Store:
     """The files of one hook point."""
 
     def __init__(self, path: Path):
-        self.header = _read_header(path)
+        self.header = read_header(path)
         self._windows_per_shard: int = self.header["windows_per_shard"]
         self._shards = [
-            np.load(path / _shard_name(i), mmap_mode="r") for i in range(_num_shards(self.header))
+            open_shard(shard, self.header["dtype"])
+            for shard in shard_paths(path, self.header).values()
         ]
 
     def window(self, window: int) -> np.ndarray:
@@ -83,123 +117,174 @@ class _Store:
         return out_BD
 
 
-def write_store(
+def begin_store(
     root: Path,
-    windows_WL: Int32[np.ndarray, "W L"],
-    capture: Capture,
+    windows_WL: Windows,
     *,
     widths: Mapping[str, int],
-    skip_tokens: int,
+    tokens_per_window: int,
     dtype: str,
     batch_windows: int,
     describes: dict[str, Any],
 ) -> None:
-    """Writes the activations of all windows, or those still missing, in one pass for all places.
+    """Writes what the activations will be, or checks that a store of the same is there.
+
+    Args:
+      root: Folder of the hook points' folders, made if needed.
+      windows_WL: Token ids; the store keeps their checksum.
+      widths: D by hook point.
+      tokens_per_window: L', those kept of the L tokens of a window.
+      dtype: "float16", "bfloat16" or "float32".
+      batch_windows: Windows per call of the capture; those of a shard are a multiple.
+      describes: What else the activations are of (model, text, ...); a store with another
+        description is never continued.
+
+    Raises:
+      InputError: If a folder holds a store of something else, or cannot be written.
+    """
+    # Whole batches, so that where shards end never changes what is computed together.
+    batches_per_shard = max(1, _SHARD_TOKENS // (tokens_per_window * batch_windows))
+    sha256 = hashlib.sha256()
+    for first in range(0, len(windows_WL), _HASHED_WINDOWS):
+        ids = windows_WL[first : first + _HASHED_WINDOWS]
+        sha256.update(np.ascontiguousarray(ids, dtype="<i4").data)
+    for name, width in widths.items():
+        header = {
+            "num_windows": len(windows_WL),
+            "windows_per_shard": batches_per_shard * batch_windows,
+            "tokens_per_window": tokens_per_window,
+            "width": width,
+            "dtype": dtype,
+            "hookpoint": name,
+            "tokens_sha256": sha256.hexdigest(),
+            **describes,
+        }
+        path = root / name
+        if (path / HEADER).exists():
+            check_header(path, read_header(path), header)
+        else:
+            with atomic_write(path / HEADER) as file:
+                file.write(json.dumps(header, indent=2).encode())
+
+
+def write_store(
+    root: Path,
+    hookpoints: Iterable[str],
+    windows_WL: Windows,
+    capture: Capture,
+    *,
+    batch_windows: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> None:
+    """Writes the shards still missing of a store begun, in one pass for all hook points.
 
     A shard of every hook point is held in memory.
 
     Args:
-      root: Folder of the hook points' folders, made if needed.
+      root: As for `begin_store`.
+      hookpoints: Those of `begin_store`.
       windows_WL: Token ids.
-      capture: Token ids [windows, L] to activations [windows, L, D] by hook point.
-      widths: D by hook point.
-      skip_tokens: Tokens dropped at the start of each window.
-      dtype: "float16" or "float32".
-      batch_windows: Windows per call of `capture`.
-      describes: What the activations are of (model, text, ...); a store with another
-        description is never continued.
+      capture: Called with `batch_windows` windows.
+      batch_windows: As for `begin_store`.
+      process_index: This process writes the shards of its number modulo `process_count`.
+      process_count: How many processes write.
 
     Raises:
-      InputError: If a folder holds a store of something else, an activation is not finite or
-        does not fit the type, or the disk is full.
+      InputError: If an activation is not finite or does not fit the type, or the disk is full.
     """
-    num_windows, context_length = windows_WL.shape
-    kept = context_length - skip_tokens
-    # Whole batches, so that where shards end never changes what is computed together.
-    batches_per_shard = max(1, _SHARD_TOKENS // (kept * batch_windows))
-    per_shard = batches_per_shard * batch_windows
-    missing: dict[int, list[str]] = {}
-    for name, width in widths.items():
-        header = {
-            "num_windows": num_windows,
-            "windows_per_shard": per_shard,
-            "tokens_per_window": kept,
-            "width": width,
-            "dtype": dtype,
-            "skip_tokens": skip_tokens,
-            "hookpoint": name,
-            **describes,
-        }
-        _begin(root / name, header)
-        for i in range(_num_shards(header)):
-            if not (root / name / _shard_name(i)).exists():
-                missing.setdefault(i, []).append(name)
+    headers = {name: read_header(root / name) for name in hookpoints}
+    missing: dict[int, dict[str, Path]] = {}
+    for name, header in headers.items():
+        own = shard_paths(root / name, header, process_index, process_count)
+        for i, path in own.items():
+            if not path.exists():
+                missing.setdefault(i, {})[name] = path
     if not missing:
         return
-    todo = sum(min(per_shard, num_windows - i * per_shard) for i in missing)
-    with Progress(
-        "capture",
-        total=num_windows * context_length,
-        initial=(num_windows - todo) * context_length,
-        unit="tokens",
-    ) as progress:
-        for i in sorted(missing):
-            start, stop = i * per_shard, min((i + 1) * per_shard, num_windows)
+    num_windows, context_length = len(windows_WL), len(windows_WL[0])
+    some = next(iter(headers.values()))
+    per_shard, kept, dtype = (
+        some[key] for key in ("windows_per_shard", "tokens_per_window", "dtype")
+    )
+    spans = {i: (i * per_shard, min((i + 1) * per_shard, num_windows)) for i in sorted(missing)}
+    todo = sum(stop - start for start, stop in spans.values())
+    replaced_in_all = 0
+    with Progress("capture", total=todo * context_length, unit="tokens") as progress:
+        for i, (start, stop) in spans.items():
             shard = {
-                name: np.empty((stop - start, kept, widths[name]), dtype) for name in missing[i]
+                name: np.empty((stop - start, kept, headers[name]["width"]), dtype)
+                for name in missing[i]
             }
+            replaced = 0
             for first in range(start, stop, batch_windows):
                 last = min(first + batch_windows, stop)
-                batch = windows_WL[first:last]
                 # A short last batch is filled up, so that one compiled shape serves all.
-                padded = np.resize(batch, (batch_windows, context_length))
+                padded = np.resize(windows_WL[first:last], (batch_windows, context_length))
                 captured = capture(padded)
                 for name, rows in shard.items():
-                    activations = np.asarray(captured[name][: last - first, skip_tokens:])
+                    activations = np.asarray(captured.activations[name])[: last - first]
                     rows[first - start : last - start] = _cast(activations, dtype, first)
-                progress.advance((last - first) * context_length)
+                replaced += int(np.asarray(captured.replaced_BL)[: last - first].sum())
+                told = {"replaced": replaced_in_all + replaced} if replaced else {}
+                progress.advance((last - first) * context_length, **told)
+            replaced_in_all += replaced
             for name, rows in shard.items():
-                with atomic_write(root / name / _shard_name(i)) as file:
-                    np.save(file, rows)
+                write_shard(missing[i][name], rows, replaced=replaced)
 
 
-def _begin(path: Path, header: dict[str, Any]) -> None:
-    """Writes the header, or checks the one that is there."""
-    if not (path / _HEADER).exists():
-        with atomic_write(path / _HEADER) as file:
-            file.write(json.dumps(header, indent=2).encode())
-    else:
-        _check_same(path, _read_header(path), header)
+def is_complete(
+    root: Path,
+    hookpoints: Iterable[str],
+    describes: dict[str, Any],
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> bool:
+    """Whether hook points have stores with all shards that this process is to write.
+
+    Reads them all, to compare them with their checksums; one that is damaged is deleted, with a
+    warning, so that `write_store` writes it again.
+
+    Raises:
+      InputError: If one of the stores is of something else than `describes` says.
+    """
+    complete = True
+    found: list[Path] = []
+    for path in (root / name for name in hookpoints):
+        if not (path / HEADER).exists():
+            complete = False
+            continue
+        header = read_header(path)
+        check_header(path, header, header | describes)
+        own = list(shard_paths(path, header, process_index, process_count).values())
+        present = [shard for shard in own if shard.exists()]
+        complete = complete and present == own
+        found += present
+    for path, why in _damaged(found).items():
+        warnings.warn(f"{path} is damaged and is written again: {why}", stacklevel=2)
+        with explain_os_errors(path):
+            path.unlink()
+        complete = False
+    return complete
 
 
-def _check_same(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    if found != expected:
-        names = found.keys() | expected.keys()
-        changed = sorted(name for name in names if found.get(name) != expected.get(name))
-        raise InputError(
-            f"{path} holds activations of something else ({', '.join(changed)} differ); "
-            "delete it or use another work directory"
-        )
-
-
-_HEADER = "header.json"
-
-
-def _shard_name(i: int) -> str:
-    return f"{i:05d}.npy"
-
-
-def _num_shards(header: dict[str, Any]) -> int:
-    return -(-header["num_windows"] // header["windows_per_shard"])
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads((path / _HEADER).read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no {_HEADER}, so this is not an activation store") from None
-    except json.JSONDecodeError:
-        raise InputError(f"{path / _HEADER} is not JSON; delete {path} to write it anew") from None
+def _damaged(shards: list[Path]) -> dict[Path, str]:
+    """Shards that are not as they were written, and why."""
+    if not shards:
+        return {}
+    sizes = {path: path.stat().st_size for path in shards}
+    damaged: dict[Path, str] = {}
+    with (
+        # hashlib lets other threads run.
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        Progress("check activations", total=sum(sizes.values()), unit="bytes") as progress,
+    ):
+        for path, why in zip(shards, pool.map(damage, shards), strict=True):
+            progress.advance(sizes[path])
+            if why is not None:
+                damaged[path] = why
+    return damaged
 
 
 def _cast(activations: np.ndarray, dtype: str, first_window: int) -> np.ndarray:
@@ -212,26 +297,10 @@ def _cast(activations: np.ndarray, dtype: str, first_window: int) -> np.ndarray:
             "dtype are at fault; try --config.lm.dtype=float32"
         )
     largest = float(np.abs(activations).max())
-    limit = float(np.finfo(dtype).max)
+    limit = float(ml_dtypes.finfo(dtype).max)
     if largest > limit:
         raise InputError(
             f"an activation of {largest:.4g} does not fit data.store_dtype={dtype} (at most "
             f"{limit:.4g}); use --config.data.store_dtype=float32"
         )
     return activations.astype(dtype)
-
-
-def is_complete(root: Path, hookpoints: tuple[str, ...], describes: dict[str, Any]) -> bool:
-    """Whether hook points have stores with all of their shards.
-
-    Raises:
-      InputError: If one of them is of something else than `describes` says.
-    """
-    for path in (root / name for name in hookpoints):
-        if not (path / _HEADER).exists():
-            return False
-        header = _read_header(path)
-        _check_same(path, header, header | describes)
-        if not all((path / _shard_name(i)).exists() for i in range(_num_shards(header))):
-            return False
-    return True

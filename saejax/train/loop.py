@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from saejax.config import Config, tokens_per_batch
+from saejax.data.exclude import REPLACED
 from saejax.data.loader import Batch
 from saejax.progress import Progress
 from saejax.train import optim
@@ -25,7 +26,8 @@ from saejax.train.metrics import MetricsLog, NonFiniteError, Record, check_finit
 from saejax.train.state import TrainState
 from saejax.train.step import Metrics, Step
 
-# A batch from the loader to activations [B, D] on the mesh, by hook point.
+# A batch from the loader to activations [B, D] on the mesh, by hook point, and where tokens are
+# excluded to the metric `REPLACED`.
 Activations = Callable[[Batch], Mapping[str, jax.Array]]
 
 
@@ -154,7 +156,7 @@ class _Follower:
         member = self.member
         x_BD, target_BE = given[member.cfg.hookpoint], given.get(member.cfg.target_hookpoint)
         member.state, metrics = member.step(member.state, x_BD, target_BE)
-        return metrics
+        return {**metrics, REPLACED: given[REPLACED]} if REPLACED in given else metrics
 
     def settle(self, done: int, tokens_per_second: float) -> Record:
         """Reads, checks and logs the pending metrics, which are of step `done - 1`."""

@@ -1,12 +1,17 @@
 """The order of the windows: once per epoch, a function of the data seed and the step alone."""
 
+import json
+from unittest import mock
+
+import grain
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saejax.config import Config
-from saejax.data import store
+from saejax.data import loader, store
+from saejax.data.exclude import Kept
 from saejax.data.loader import make_batches, num_steps
 from saejax.errors import InputError
 
@@ -61,58 +66,96 @@ def test_epochs_differ_and_in_order_is_in_order():
     assert np.ravel(order(make_config(order="in_order", epochs=2), 20)).tolist() == [*range(20)] * 2
 
 
-@given(position=st.integers(0, 19))
-def test_resume_at_any_position(position):
-    cfg = make_config(epochs=2)
-    source = np.arange(20)[:, None]
-    straight = order(cfg, 20)
-    batches = make_batches(cfg, source)
-    for _ in range(position):
-        next(batches)
-    resumed = make_batches(cfg, source)
-    resumed.set_state(batches.get_state())
-    assert [batch[:, 0].tolist() for batch in resumed] == straight[position:]
-
-
-@pytest.fixture
-def stored(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
     """A store of 10 windows of 4 tokens, several shards; a token's activation is its number."""
-    monkeypatch.setattr(store, "_SHARD_TOKENS", 3 * 4)
+    root = tmp_path_factory.mktemp("store")
     windows = np.arange(40, dtype=np.int32).reshape(10, 4)
-    store.write_store(
-        tmp_path,
-        windows,
-        lambda tokens: {"here": tokens[..., None].astype(np.float32)},
-        widths={"here": 1},
-        skip_tokens=0,
-        dtype="float32",
-        batch_windows=1,
-        describes={},
-    )
-    return store.ActivationStore(tmp_path, ("here",))
+
+    def capture(tokens_WL):
+        return Kept({"here": tokens_WL[..., None].astype(np.float32)}, tokens_WL < 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_SHARD_TOKENS", 3 * 4)
+        store.begin_store(
+            root,
+            windows,
+            widths={"here": 1},
+            tokens_per_window=4,
+            dtype="float32",
+            batch_windows=1,
+            describes={},
+        )
+    store.write_store(root, ["here"], windows, capture, batch_windows=1)
+    return store.ActivationStore(root, ("here",))
 
 
-def test_shuffled_tokens_cover_every_token_once_per_epoch(stored):
-    cfg = make_config(3, order="shuffled_tokens", epochs=3, activations="store")
-    batches = list(make_batches(cfg, stored))
-    assert len(batches) == num_steps(cfg, 10) == 10
-    assert all(batch["here"].shape == (12, 1) for batch in batches)
-    read = np.concatenate([batch["here"] for batch in batches])[:, 0].astype(int)
-    epochs = read[:40], read[40:80], read[80:]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(40))
-    assert len(set(epochs[2])) == 40
-    assert epochs[0].tolist() != epochs[1].tolist()
+def numbers(batch):
+    """The tokens of a batch, each of which is its number in the corpus."""
+    return np.ravel(batch["here"] if isinstance(batch, dict) else batch).astype(int).tolist()
 
 
-def test_shuffled_tokens_depend_on_the_data_seed_alone_and_resume(stored):
-    cfg = make_config(3, order="shuffled_tokens", epochs=3)
-    straight = [batch["here"].tolist() for batch in make_batches(cfg, stored)]
-    other_seeds = make_config(3, order="shuffled_tokens", epochs=3, init_seeds=(5, 6, 7))
-    assert [batch["here"].tolist() for batch in make_batches(other_seeds, stored)] == straight
-    other_data = make_config(3, order="shuffled_tokens", epochs=3, data_seed=1)
-    assert [batch["here"].tolist() for batch in make_batches(other_data, stored)] != straight
-    first, resumed = make_batches(cfg, stored), make_batches(cfg, stored)
-    for _ in range(4):
-        next(first)
-    resumed.set_state(first.get_state())
-    assert [batch["here"].tolist() for batch in resumed] == straight[4:]
+@settings(max_examples=40)  # Each makes up to 16 pools of threads.
+@given(
+    hosts=st.sampled_from([1, 2, 4]),
+    threads=st.integers(0, 3),
+    prefetch=st.integers(0, 5),
+    data_seed=st.integers(0, 2**40),
+    epochs=st.integers(1, 3),
+    kind=st.sampled_from(["in_order", "shuffled", "shuffled from a store", "shuffled_tokens"]),
+    stops=st.lists(st.integers(0, 7), max_size=3),
+)
+def test_global_order_is_a_function_of_the_data_seed_and_the_step(
+    stored, hosts, threads, prefetch, data_seed, epochs, kind, stops
+):
+    cfg = make_config(4, data_seed=data_seed, epochs=epochs, order=kind.split()[0])
+    source = np.arange(40).reshape(10, 4)
+    if "store" in kind or "tokens" in kind:
+        source = stored
+
+    def parts(options):
+        with mock.patch.object(loader, "_READ_OPTIONS", grain.ReadOptions(*options)):
+            return [
+                make_batches(cfg, source, process_index=i, process_count=hosts)
+                for i in range(hosts)
+            ]
+
+    expected = [numbers(batch) for batch in make_batches(cfg, source)]
+    assert len(expected) == num_steps(cfg, 10) == 10 * epochs // 4
+    read = np.ravel(expected)
+    for epoch in range(len(read) // 40):
+        assert sorted(read[40 * epoch : 40 * (epoch + 1)]) == list(range(40))
+    if "tokens" not in kind:
+        assert (read.reshape(-1, 4) % 4 == np.arange(4)).all()
+    iterators, found = parts((threads, prefetch)), []
+    for stop in [*sorted(stop for stop in stops if stop < len(expected)), len(expected)]:
+        while len(found) < stop:
+            found.append([token for part in iterators for token in numbers(next(part))])
+        # Another process with other threads goes on from what a checkpoint holds.
+        states = [json.loads(json.dumps(part.get_state())) for part in iterators]
+        assert all(state == states[0] for state in states)
+        iterators = parts((prefetch, threads))
+        for part, state in zip(iterators, states, strict=True):
+            part.set_state(state)
+    assert found == expected
+
+
+def test_order_is_that_of_grain():
+    """Runs go on in the order that they began in: windows as grain shuffles its own batches."""
+    cfg = make_config(3, epochs=2, data_seed=5)
+    source = np.arange(20)[:, None]
+    grains = grain.MapDataset.source(source).seed(5).shuffle().repeat(2).batch(3)
+    assert order(cfg, 20) == [batch[:, 0].tolist() for batch in grains][:13]
+
+
+def test_batches_that_processes_cannot_share():
+    with pytest.raises(InputError, match=r"batch_tokens=12 is 3 windows of 4 .* multiple of 8"):
+        make_batches(make_config(3), np.zeros((9, 4), np.int32), process_index=0, process_count=2)
+
+
+def test_epochs_of_tokens_differ(stored):
+    cfg = make_config(5, order="shuffled_tokens", epochs=2)
+    first, second, *_ = (numbers(batch) for batch in make_batches(cfg, stored))
+    third = numbers(list(make_batches(cfg, stored))[2])
+    assert sorted(first + second) == list(range(40))
+    assert first != third

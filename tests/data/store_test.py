@@ -1,12 +1,19 @@
 """The activation store: what was captured comes back, whole or not at all."""
 
+import errno
+import hashlib
 import itertools
+import json
+import os
+from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from saejax.data import store
-from saejax.data.store import ActivationStore, is_complete, write_store
+from saejax.data.exclude import Kept
+from saejax.data.store import ActivationStore, begin_store, is_complete, write_store
 from saejax.errors import InputError
 
 WINDOWS, LENGTH, WIDTH = 11, 6, 3
@@ -18,8 +25,14 @@ def activations(tokens_WL):
     return np.stack([tokens_WL, tokens_WL * 2, -tokens_WL.astype(np.int64)], -1).astype(np.float32)
 
 
+def kept(tokens_WL, captured):
+    """Drops the first token of each window; calls windows replaced whose first id divides by 12."""
+    replaced = np.repeat(tokens_WL[:, :1] % 12 == 0, LENGTH - 1, axis=1)
+    return Kept({name: x[:, 1:] for name, x in captured.items()}, replaced)
+
+
 def capture(tokens_WL):
-    return {"layers.0": activations(tokens_WL)}
+    return kept(tokens_WL, {"layers.0": activations(tokens_WL)})
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +45,20 @@ def opened(root):
     return ActivationStore(root, ("layers.0",))
 
 
-def write(path, capture=capture, **changes):
+def begin(path, **changes):
     options = dict(
         widths={"layers.0": WIDTH},
-        skip_tokens=1,
+        tokens_per_window=LENGTH - 1,
         dtype="float16",
         batch_windows=2,
         describes={"lm": "x"},
     )
-    write_store(path, TOKENS, capture, **(options | changes))
+    begin_store(path, TOKENS, **(options | changes))
+
+
+def write(path, capture=capture, **changes):
+    begin(path, **changes)
+    write_store(path, changes.get("widths", ["layers.0"]), TOKENS, capture, batch_windows=2)
 
 
 def test_round_trip(tmp_path):
@@ -88,21 +106,32 @@ def test_other_activations_are_refused(tmp_path):
         write(tmp_path, describes={"lm": "y"})
     with pytest.raises(InputError, match=r"something else \(lm differ\)"):
         is_complete(tmp_path, ("layers.0",), {"lm": "y"})
-    with pytest.raises(InputError, match="skip_tokens"):
-        write(tmp_path, skip_tokens=2)
+    with pytest.raises(InputError, match="tokens_per_window"):
+        write(tmp_path, tokens_per_window=4)
+    with pytest.raises(InputError, match=r"something else \(tokens_sha256 differ\)"):
+        begin_store(
+            tmp_path,
+            TOKENS + 1,
+            widths={"layers.0": WIDTH},
+            tokens_per_window=LENGTH - 1,
+            dtype="float16",
+            batch_windows=2,
+            describes={"lm": "x"},
+        )
 
 
 def test_overflow_and_non_finite_are_refused(tmp_path):
     def large(tokens_WL):
-        return {"layers.0": activations(tokens_WL) + 7e4}
+        return kept(tokens_WL, {"layers.0": activations(tokens_WL) + 7e4})
 
     with pytest.raises(InputError, match=r"does not fit data\.store_dtype=float16"):
         write(tmp_path / "a", large)
     write(tmp_path / "b", large, dtype="float32")
+    write(tmp_path / "b16", large, dtype="bfloat16")
 
     def broken(tokens_WL):
         bad = tokens_WL[..., None] == 3 * LENGTH + 2
-        return {"layers.0": np.where(bad, np.nan, activations(tokens_WL))}
+        return kept(tokens_WL, {"layers.0": np.where(bad, np.nan, activations(tokens_WL))})
 
     with pytest.raises(InputError, match="window 3 has activations that are not finite"):
         write(tmp_path / "c", broken)
@@ -124,17 +153,146 @@ def test_several_hook_points_in_one_pass(tmp_path):
     def both(tokens_WL):
         calls.append(tokens_WL)
         wide = np.repeat(activations(tokens_WL), 2, axis=-1)
-        return capture(tokens_WL) | {"layers.1": wide, "layers.2": -activations(tokens_WL)}
+        places = {"layers.0": activations(tokens_WL), "layers.1": wide}
+        return kept(tokens_WL, {**places, "layers.2": -activations(tokens_WL)})
 
     widths = {"layers.0": WIDTH, "layers.1": 2 * WIDTH, "layers.2": WIDTH}
     write(tmp_path, both, widths=widths)
     assert len(calls) == 6
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     made = ActivationStore(tmp_path, ("layers.0", "layers.2", "layers.1"))
-    expected = both(TOKENS)
+    expected = both(TOKENS).activations
     for window in range(WINDOWS):
         for name, found in made[window].items():
-            np.testing.assert_array_equal(found, expected[name][window, 1:])
+            np.testing.assert_array_equal(found, expected[name][window])
     token = made.tokens(np.array([7, 0, 7]))
-    np.testing.assert_array_equal(token["layers.1"][0], expected["layers.1"][1, 3])
+    np.testing.assert_array_equal(token["layers.1"][0], expected["layers.1"][1, 2])
     assert not is_complete(tmp_path, ("layers.0", "layers.3"), {"lm": "x"})
+
+
+def test_bfloat16_is_exactly_rounded(tmp_path):
+    write(tmp_path, dtype="bfloat16")
+    made = opened(tmp_path)
+    expected = activations(TOKENS)[:, 1:].astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(made[7]["layers.0"], expected[7])
+    some = np.array([0, 31, 54])
+    np.testing.assert_array_equal(made.tokens(some)["layers.0"], expected.reshape(-1, 3)[some])
+    assert made[0]["layers.0"].dtype == ml_dtypes.bfloat16
+
+
+def shards(path):
+    return sorted((path / "layers.0").glob("*.npy"))
+
+
+def test_header_says_what_the_activations_are_and_shards_what_was_replaced(tmp_path):
+    write(tmp_path)
+    header = json.loads((tmp_path / "layers.0" / "header.json").read_text())
+    assert header["hookpoint"] == "layers.0"
+    assert header["dtype"] == "float16"
+    assert header["tokens_sha256"] == hashlib.sha256(TOKENS.tobytes()).hexdigest()
+    for number, path in enumerate(shards(tmp_path)):
+        record = json.loads(path.with_suffix(".json").read_text())
+        assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        first_ids = TOKENS[4 * number : 4 * number + 4, 0]
+        assert record["replaced"] == 5 * (first_ids % 12 == 0).sum()
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "no checksum", "bad checksum"])
+def test_damaged_shard_is_named_and_written_again(tmp_path, harm):
+    write(tmp_path)
+    path = shards(tmp_path)[1]
+    good = path.read_bytes()
+    if harm == "flip":
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    elif harm == "truncate":
+        os.truncate(path, len(good) - 1)
+    elif harm == "empty":
+        os.truncate(path, 0)
+    elif harm == "no checksum":
+        path.with_suffix(".json").unlink()
+    else:
+        path.with_suffix(".json").write_text("{")
+    with pytest.warns(UserWarning, match=r"layers\.0/00001\.npy is damaged and is written again"):
+        assert not is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+    times = [shard.stat().st_mtime_ns for shard in shards(tmp_path)]
+    assert len(times) == 2
+    write(tmp_path)
+    assert path.read_bytes() == good
+    assert is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+    assert [shards(tmp_path)[i].stat().st_mtime_ns for i in (0, 2)] == times
+
+
+def test_opening_a_store_that_is_not_whole_is_one_line(tmp_path):
+    write(tmp_path)
+    path = shards(tmp_path)[2]
+    os.truncate(path, 140)
+    with pytest.raises(InputError, match=r"00002\.npy is not a whole shard"):
+        opened(tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"00002\.npy is not a whole shard"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "says"), [("{", "is not JSON"), ("[]", "lacks some of dtype")])
+def test_damaged_header_is_one_line(tmp_path, text, says):
+    write(tmp_path)
+    (tmp_path / "layers.0" / "header.json").write_text(text)
+    with pytest.raises(InputError, match=rf"header\.json {says}.*; delete .*layers\.0"):
+        is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+
+
+@pytest.mark.parametrize("fails_at", range(6))
+def test_disk_full_at_any_write_leaves_only_whole_shards(tmp_path, monkeypatch, fails_at):
+    """Each shard is two files, which are synced one after the other."""
+    real, calls = os.fsync, itertools.count()
+
+    def fsync(descriptor):
+        if next(calls) == fails_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    begin(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(InputError, match=r"no space left on the disk while writing .*0000"):
+            write(tmp_path)
+    assert not list(tmp_path.rglob("*.partial"))
+    assert len(shards(tmp_path)) == fails_at // 2
+    assert not is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+    write(tmp_path)
+    assert is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+
+
+def test_read_only_folder(tmp_path, monkeypatch):
+    """A whole store is read; where something has to be written, one line says that it cannot be."""
+    write(tmp_path / "whole")
+    begin(tmp_path / "begun")
+    real = Path.open
+
+    def no_writing(path, mode="r", *rest, **options):
+        if "w" in mode:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", no_writing)
+    assert is_complete(tmp_path / "whole", ["layers.0"], {"lm": "x"})
+    assert len(opened(tmp_path / "whole")) == WINDOWS
+    with pytest.raises(InputError, match=r"cannot write .*00000\.npy: Read-only file system"):
+        write(tmp_path / "begun")
+    with pytest.raises(InputError, match=r"cannot write .*header\.json: Read-only file system"):
+        begin(tmp_path / "new")
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_write_what_one_would(tmp_path, count):
+    write(tmp_path / "one")
+    begin(tmp_path / "some")
+    for process in range(count):
+        part = {"process_index": process, "process_count": count}
+        is_last = process == count - 1
+        write_store(tmp_path / "some", ["layers.0"], TOKENS, capture, batch_windows=2, **part)
+        assert is_complete(tmp_path / "some", ["layers.0"], {"lm": "x"}, **part)
+        complete = is_complete(tmp_path / "some", ["layers.0"], {"lm": "x"})
+        assert complete == (is_last or len(shards(tmp_path / "some")) == 3)
+    for ours, theirs in zip(shards(tmp_path / "some"), shards(tmp_path / "one"), strict=True):
+        assert ours.read_bytes() == theirs.read_bytes()
