@@ -14,7 +14,6 @@ from saejax.data.loader import Batch, WindowSource, num_steps
 from saejax.data.store import ActivationStore, is_complete, write_store
 from saejax.lm import (
     check_hookpoint,
-    check_tokens,
     hook_width,
     layers_needed,
     load_config,
@@ -54,8 +53,7 @@ def open_activations(
         for hookpoint in hookpoints:
             check_hookpoint(lm_config, hookpoint)
         tokenizer = load_tokenizer(cfg.lm.source)
-        windows_WL = read_windows(cfg.data, tokenizer.encode_batch, tokenizer.end_of_text)
-        check_tokens(lm_config, windows_WL)
+        windows_WL = read_windows(cfg.data, tokenizer, vocab_size=lm_config.vocab_size)
         num_steps(cfg, len(windows_WL))
         lm = load_lm(
             cfg.lm.source,

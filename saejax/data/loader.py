@@ -9,11 +9,12 @@ import grain
 import numpy as np
 
 from saejax.config import Config, tokens_per_batch, windows_per_batch
+from saejax.data.corpus import Windows
 from saejax.data.store import ActivationStore
 from saejax.errors import InputError
 
 # Windows by number: token ids [L], or stored activations [L, D] by hook point.
-WindowSource = ActivationStore | np.ndarray
+WindowSource = ActivationStore | Windows | np.ndarray
 # Of several windows.
 Batch = np.ndarray | dict[str, np.ndarray]
 

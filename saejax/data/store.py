@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from saejax.data.corpus import Windows
 from saejax.errors import InputError
 from saejax.files import atomic_write
 from saejax.progress import Progress
@@ -85,7 +86,7 @@ class _Store:
 
 def write_store(
     root: Path,
-    windows_WL: Int32[np.ndarray, "W L"],
+    windows_WL: Windows | Int32[np.ndarray, "W L"],
     capture: Capture,
     *,
     widths: Mapping[str, int],
