@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grain
 
@@ -16,7 +17,8 @@ _BATCH_RECORDS = 1024
 def read_array_record(path: Path, field: str) -> Iterator[str]:
     """A document a record: the text in a record that is a JSON object, else the record itself."""
     try:
-        records = grain.sources.ArrayRecordDataSource(str(path))
+        # Its type says nothing of its length or of reading several records.
+        records: Any = grain.sources.ArrayRecordDataSource(str(path))
         for start in range(0, len(records), _BATCH_RECORDS):
             numbers = range(start, min(start + _BATCH_RECORDS, len(records)))
             for number, record in zip(numbers, records.__getitems__(numbers), strict=True):

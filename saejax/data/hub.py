@@ -45,13 +45,13 @@ def open_hub(cfg: DataConfig) -> tuple[list[Any], Iterator[str]]:
         token = "; ask for access and set HF_TOKEN" if "gated" in reason else ""
         return InputError(
             f"data.source={cfg.source!r} is no file, and as a data set of the hub cannot be read: "
-            f"{reason}{token}"
+            f"{reason}{token}; check the name and the network"
         )
 
     errors = (OSError, ValueError, DatasetsError)
     try:
         builder = load_dataset_builder(found["name"], revision=found["revision"])
-        dataset = builder.as_streaming_dataset(split=split)
+        dataset: Any = builder.as_streaming_dataset(split=split)
     except errors as error:
         raise explained(error) from None
     columns = dataset.column_names

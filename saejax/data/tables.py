@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet
+from pyarrow import ipc, parquet
 
 from saejax.errors import InputError
 
@@ -17,7 +16,7 @@ _BATCH_ROWS = 1024
 
 def read_parquet(path: Path, field: str) -> Iterator[str]:
     """A text a row, in order; null is an empty one."""
-    with pa.parquet.ParquetFile(path) as file:
+    with parquet.ParquetFile(path) as file:
         _check_field(path, file.schema_arrow, field)
         yield from _texts(file.iter_batches(_BATCH_ROWS, columns=[field]), field)
 
@@ -28,11 +27,11 @@ def read_arrow(path: Path, field: str) -> Iterator[str]:
         is_file = source.read(6) == b"ARROW1"
         source.seek(0)
         if is_file:
-            file = pa.ipc.open_file(source)
+            file = ipc.open_file(source)
             _check_field(path, file.schema, field)
             yield from _texts(map(file.get_batch, range(file.num_record_batches)), field)
         else:
-            stream = pa.ipc.open_stream(source)
+            stream = ipc.open_stream(source)
             _check_field(path, stream.schema, field)
             yield from _texts(stream, field)
 
@@ -44,7 +43,7 @@ def _texts(batches: Iterable[pa.RecordBatch], field: str) -> Iterator[str]:
 
 def _check_field(path: Path, schema: pa.Schema, field: str) -> None:
     fields = {name: schema.field(name).type for name in dict.fromkeys(schema.names)}
-    kind = fields.get(field)
+    kind = fields.get(field, pa.null())
     if isinstance(kind, pa.DictionaryType):
         kind = kind.value_type
     if kind not in (pa.string(), pa.large_string(), pa.string_view()):

@@ -8,6 +8,7 @@ import numpy as np
 
 from saejax.config import DataConfig
 from saejax.data.documents import open_documents
+from saejax.data.long_documents import cut
 from saejax.data.token_cache import EntryWriter, find_entry, write_entry
 from saejax.data.tokens import Tokens
 from saejax.errors import InputError
@@ -16,6 +17,8 @@ from saejax.progress import Progress
 # Characters given to the tokenizer at once: enough documents for all of its threads, and few
 # enough that what it returns, about 100 bytes a token, stays small.
 _CHARACTERS_PER_CALL = 2**20
+# Longer documents are cut, for many threads to work on one.
+_CHARACTERS_PER_PIECE = 2**16
 
 
 @runtime_checkable
@@ -73,7 +76,7 @@ def corpus_tokens(
       tokenizer: Text to ids.
       vocab_size: Of the model, which the ids have to fit.
       bos: Id put in front of every document, if any.
-      limit: Where reading stops; after whole documents, so there may be more.
+      limit: Where reading stops; there may be more tokens than it asks for.
 
     Raises:
       InputError: For what is wrong with the corpus, and if it has no text.
@@ -107,9 +110,10 @@ def _tokenize(
     writer: EntryWriter,
 ) -> bool:
     """Writes tokens up to the limit; whether that was all of the corpus."""
-    batches = _batches(texts)
+    batches = _batches(texts, tokenizer)
     total = limit.windows * limit.length if limit and not limit.per_document else None
-    documents = 0
+    # Of the document at hand, and how many so far are as long as the limit asks for.
+    length = long_documents = 0
     # One batch is read while the one before is tokenized, which leaves Python's lock free.
     with (
         Progress("tokenize", total=total, unit="tokens") as progress,
@@ -121,32 +125,39 @@ def _tokenize(
             before = writer.num_tokens
             ids: list[int] = []
             starts: list[int] = []
-            for document in tokenizer.encode_batch(batch):
-                if before or starts:
-                    ids.append(tokenizer.end_of_text)
-                starts.append(len(ids))
-                if bos is not None:
-                    ids.append(bos)
-                ids += document
-                documents += limit is not None and len(ids) - starts[-1] >= limit.length
+            pieces = tokenizer.encode_batch([text for text, _ in batch])
+            for (_, is_new), piece in zip(batch, pieces, strict=True):
+                if is_new:
+                    if before or starts:
+                        ids.append(tokenizer.end_of_text)
+                    starts.append(len(ids))
+                    length = 0
+                piece = piece if bos is None or not is_new else [bos, *piece]
+                ids += piece
+                if limit and length < limit.length <= length + len(piece):
+                    long_documents += 1
+                length += len(piece)
             writer.add(np.array(ids, np.int64), starts)
             after = writer.num_tokens
             progress.advance(min(after, total or after) - before)
-            if limit and limit.windows <= (
-                documents if limit.per_document else after // limit.length
-            ):
-                return False
+            if limit:
+                windows = long_documents if limit.per_document else after // limit.length
+                if windows >= limit.windows:
+                    return False
     return True
 
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def _batches(texts: Iterator[str], tokenizer: TextEncoder) -> Iterator[list[tuple[str, bool]]]:
+    """Texts, and whether each begins a document or goes on with the one before."""
+    batch: list[tuple[str, bool]] = []
     size = 0
     for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _CHARACTERS_PER_CALL:
-            yield batch
-            batch, size = [], 0
+        pieces = cut(text, tokenizer.encode_batch, _CHARACTERS_PER_PIECE)
+        for number, piece in enumerate(pieces):
+            batch.append((piece, number == 0))
+            size += len(piece)
+            if size >= _CHARACTERS_PER_CALL:
+                yield batch
+                batch, size = [], 0
     if batch:
         yield batch

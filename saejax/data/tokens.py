@@ -29,6 +29,8 @@ class Tokens:
         below: int | None = None,
     ):
         self._pieces = tuple(pieces)
+        # Slices of a memmap are memmaps again, which takes longer than reading them.
+        self._arrays = tuple(piece.view(np.ndarray) for piece in pieces)
         self._ends = np.cumsum([len(piece) for piece in pieces])
         self.starts_N = starts_N
         self._below = below
@@ -45,11 +47,11 @@ class Tokens:
         ids_L = np.empty(count, np.int32)
         piece, done = int(np.searchsorted(self._ends, start, side="right")), 0
         while done < count:
-            ids_T = self._pieces[piece]
+            ids_T = self._arrays[piece]
             first = start + done - int(self._ends[piece]) + len(ids_T)
             part = ids_T[first : first + count - done]
             if self._below is not None and part.max(initial=0) >= self._below:
-                self._refuse(ids_T, first + int(np.argmax(part >= self._below)))
+                self._refuse(self._pieces[piece], first + int(np.argmax(part >= self._below)))
             ids_L[done : done + len(part)] = part
             done += len(part)
             piece += 1

@@ -1,7 +1,6 @@
 """Text to token ids and back, with the tokenizer that belongs to a model."""
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +43,7 @@ class Tokenizer:
     bos: int | None
     special_ids: tuple[int, ...]
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """A hash that differs between tokenizers, and between versions of the package."""
         text = f"{tokenizers.__version__} {self.backend.to_str()}"

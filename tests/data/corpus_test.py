@@ -18,9 +18,10 @@ EOT, BOS, VOCABULARY = 0, 1, 0x110000
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_calls():
-    """A few documents in each call of the tokenizer."""
+    """A few documents in each call of the tokenizer, cut at line ends after 5 characters."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenize, "_CHARACTERS_PER_CALL", 20)
+        patch.setattr(tokenize, "_CHARACTERS_PER_PIECE", 2)
         yield
 
 
@@ -56,7 +57,7 @@ def test_empty_and_shorter_than_a_window(tmp_path, windows_of):
 
 
 @given(
-    texts=st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=40),
+    texts=st.lists(st.text("abc\n", min_size=1, max_size=9), min_size=1, max_size=40),
     length=st.integers(2, 7),
     num_tokens=st.integers(0, 60),
     order=st.sampled_from(["in_order", "shuffled"]),
@@ -94,7 +95,7 @@ def test_packed_windows_are_the_joined_documents(
 
 
 @given(
-    texts=st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=40),
+    texts=st.lists(st.text("abc\n", min_size=1, max_size=9), min_size=1, max_size=40),
     length=st.integers(2, 7),
     wanted=st.integers(0, 9),
     bos=st.sampled_from(["none", "document", "window"]),
