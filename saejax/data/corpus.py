@@ -99,12 +99,7 @@ def read_windows(cfg: DataConfig, tokenizer: TextEncoder, *, vocab_size: int) ->
     wanted = cfg.num_tokens // length
     files = [] if is_on_hub(cfg.source) else memmap_files(resolve(cfg.source))
     if files:
-        for field, plain in (("documents", "packed"), ("bos", "none"), ("split", "")):
-            if getattr(cfg, field) != plain:
-                raise InputError(
-                    f"data.{field}={getattr(cfg, field)}: {files[0]} holds bare ids, whose windows "
-                    f"are what is in the file; set data.{field}={plain!r}"
-                )
+        _check_bare(cfg)
         tokens, separate, bos = open_memmap(files, vocab_size), False, None
     else:
         separate = cfg.documents == "separate"
@@ -141,6 +136,16 @@ def read_windows(cfg: DataConfig, tokenizer: TextEncoder, *, vocab_size: int) ->
     if files:
         windows[:: -(-num_windows // _WINDOWS_TRIED)]
     return windows
+
+
+def _check_bare(cfg: DataConfig) -> None:
+    """Refuses what files of bare ids cannot give."""
+    for field, plain in (("documents", "packed"), ("bos", "none"), ("split", "")):
+        if getattr(cfg, field) != plain:
+            raise InputError(
+                f"data.{field}={getattr(cfg, field)}: {cfg.source} holds bare ids, whose windows "
+                f"are what is in the file; set data.{field}={plain!r}"
+            )
 
 
 def _long_documents(cfg: DataConfig, tokens: Tokens, length: int) -> Int[np.ndarray, " N"]:

@@ -28,7 +28,7 @@ from saejax.files import cache_folder, explain_os_errors
 
 # Raised when tokens or their files change for the same key.
 _FORMAT = 1
-# A folder of a writer that was killed: none waits this long between two batches of documents.
+# Age of a folder whose writer was killed: none waits this long between two batches.
 _ABANDONED_SECONDS = 24 * 3600.0
 
 _PARTIAL = "partial-"
@@ -163,9 +163,11 @@ def write_entry(vocab_size: int) -> Iterator[EntryWriter]:
 
 def _remove_abandoned(root: Path) -> None:
     for folder in root.glob(f"{_PARTIAL}*"):
-        newest = max((path.stat().st_mtime for path in [folder, *folder.iterdir()]), default=0.0)
-        if time.time() - newest > _ABANDONED_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        # One that another process is about to finish may be gone at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            newest = max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
+            if time.time() - newest > _ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_ids(largest: int, vocab_size: int) -> None:
