@@ -12,14 +12,13 @@ from jaxtyping import Array
 
 from saejax import mesh as mesh_lib
 from saejax.config import Config
-from saejax.data.corpus import read_windows
+from saejax.data.corpus import Windows, read_windows
 from saejax.data.exclude import REPLACED, Kept, excludes, keep_tokens
 from saejax.data.loader import Batch, TokenBlock, WindowSource, num_steps
 from saejax.data.shuffle_buffer import ShuffleBuffer
-from saejax.data.store import ActivationStore, Windows, begin_store, is_complete, write_store
+from saejax.data.store import ActivationStore, begin_store, is_complete, write_store
 from saejax.lm import (
     check_hookpoint,
-    check_tokens,
     hook_width,
     layers_needed,
     load_config,
@@ -27,7 +26,6 @@ from saejax.lm import (
     load_tokenizer,
     make_capture,
 )
-from saejax.lm.tokenizer import Tokenizer
 from saejax.processes import all_succeed, all_true
 from saejax.train.loop import Activations
 
@@ -87,9 +85,8 @@ def _open_text(cfg: Config, hookpoints: tuple[str, ...], mesh: Mesh, norms_of: s
     for hookpoint in read:
         check_hookpoint(lm_config, hookpoint)
     tokenizer = load_tokenizer(cfg.lm.source)
-    special_ids = np.array(_special_ids(tokenizer))
-    windows_WL = read_windows(cfg.data, tokenizer.encode_batch, tokenizer.end_of_text)
-    check_tokens(lm_config, windows_WL)
+    special_ids = np.array(tokenizer.special_ids)
+    windows_WL = read_windows(cfg.data, tokenizer, vocab_size=lm_config.vocab_size)
     num_steps(cfg, len(windows_WL))
     lm = load_lm(
         cfg.lm.source,
@@ -178,12 +175,6 @@ def _complete_store(
             process_index=process,
             process_count=processes,
         )
-
-
-def _special_ids(tokenizer: Tokenizer) -> list[int]:
-    """Ids of special tokens; the one between documents is one whatever the file says."""
-    added = tokenizer.backend.get_added_tokens_decoder()
-    return sorted({tokenizer.end_of_text} | {i for i, token in added.items() if token.special})
 
 
 def _to_mesh(mesh: Mesh) -> Callable[[np.ndarray], Array]:

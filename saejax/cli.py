@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from saejax.config import Config
 from saejax.config_check import check
 from saejax.errors import InputError
+from saejax.files import cache_folder
 from saejax.train.interrupt import Interrupted
 
 # Exit code of a process ended by Ctrl-C, by convention of the shell.
@@ -65,8 +66,7 @@ def _keep_compiled() -> None:
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     kind = hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "saejax" / "compiled" / kind
+    folder = cache_folder("compiled") / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -29,12 +29,23 @@ class LmConfig:
 class DataConfig:
     """The text, how it is cut into windows, and how often it is read."""
 
-    # `package:module/file`, a .txt, .json or .jsonl file, or a directory of such files.
+    # `package:module/file`; a .txt, .json or .jsonl file (also .gz or .zst), Parquet, Arrow or
+    # ArrayRecord; a directory of such files or of `datasets.save_to_disk`; `org/name` or
+    # `org/name@revision` on the Hugging Face hub; or .bin files of uint16 ids, which are cut into
+    # windows as they are (the paper's Pile, as Pythia saw it: github.com/EleutherAI/pythia).
     source: str = SAMPLE_TEXT
-    # Field of a JSON or JSONL record that holds the text.
+    # Split of a data set on the hub or of `datasets.save_to_disk`; "" is "train", or all there is.
+    split: str = ""
+    # Field or column of a record that holds the text.
     text_field: str = "text"
     # Tokens in a window (sparsify's runs for the paper: 2,049).
     context_length: int = 2049
+    # "packed": documents joined by end-of-text tokens and cut into windows, as sparsify does.
+    # "separate": the first tokens of each document that fills a window, the others left out.
+    documents: str = "packed"
+    # Beginning-of-sequence token: "none" (sparsify), "document" (in front of each document), or
+    # "window" (at the start of each window, as SAELens' prepend_bos).
+    bos: str = "none"
     # Tokens dropped at the start of each window: a first token can carry a massive activation
     # (norm 463 against a median of 34 at layer 9 of SmolLM2-135M; Sun et al. 2024, arXiv
     # 2402.17762). 0 keeps all, as the paper did.

@@ -10,6 +10,8 @@ from saejax.errors import InputError
 
 _CHOICES = {
     "lm.dtype": ("float32", "bfloat16"),
+    "data.documents": ("packed", "separate"),
+    "data.bos": ("none", "document", "window"),
     "data.order": ("shuffled", "in_order", "shuffled_tokens"),
     "data.activations": ("stream", "store"),
     "data.store_dtype": ("float16", "bfloat16", "float32"),

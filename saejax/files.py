@@ -36,6 +36,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def cache_folder(name: str) -> Path:
+    """Where this user's files of a kind are kept between commands; it need not exist."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "saejax" / name
+
+
 @contextlib.contextmanager
 def explain_os_errors(path: object) -> Iterator[None]:
     """Turns a full disk or a missing permission while writing into an `InputError`."""

@@ -31,7 +31,9 @@ MODEL_FILES = (
 )
 
 # org/name or org/name@revision, a branch, tag or commit.
-_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
+HUB_ID = re.compile(
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII
+)
 
 
 def resolve(source: str, *, hub_files: tuple[str, ...] = ()) -> pathlib.Path:
@@ -59,7 +61,7 @@ def resolve(source: str, *, hub_files: tuple[str, ...] = ()) -> pathlib.Path:
     """
     if not source.startswith(_SCHEME):
         path = pathlib.Path(source).expanduser()
-        if hub_files and not path.exists() and (hub_id := _HUB_ID.fullmatch(source)):
+        if hub_files and not path.exists() and (hub_id := HUB_ID.fullmatch(source)):
             return _fetch(hub_id[1], hub_id[2], hub_files)
         if not source or not path.exists():
             raise InputError(

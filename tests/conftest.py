@@ -32,6 +32,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _COMPILED = tempfile.TemporaryDirectory(prefix="saejax-tests-")
 jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Nor do tests leave tokens in the user's cache, or find them there.
+os.environ["XDG_CACHE_HOME"] = _COMPILED.name
 
 # The first example of a test compiles, which no deadline survives.
 hypothesis.settings.register_profile(

@@ -102,7 +102,7 @@ def _tokens() -> list[list[int]]:
         context_length=_LENGTH,
         num_tokens=_WINDOWS.value * _LENGTH,
     )
-    return read_windows(data, tokenizer.encode_batch, tokenizer.end_of_text).tolist()
+    return read_windows(data, tokenizer, vocab_size=tokenizer.vocab_size)[:].tolist()
 
 
 def _run(task: Task) -> dict[str, Any]:

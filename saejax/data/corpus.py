@@ -1,126 +1,94 @@
-"""Documents of a corpus, and their token ids packed into windows.
+"""A corpus as windows of token ids, any of which can be read at any time.
 
-Dimension letters: T tokens of the corpus, W windows, L context length.
+Dimension letters: W windows, L context length, N documents.
 """
 
-import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import operator
+import warnings
+from collections.abc import Sequence
+from typing import SupportsIndex
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from saejax.config import DataConfig
+from saejax.data.documents import is_on_hub
+from saejax.data.memmap import memmap_files, open_memmap
+from saejax.data.tokenize import Limit, TextEncoder, corpus_tokens
+from saejax.data.tokens import Tokens
 from saejax.errors import InputError
-from saejax.progress import Progress
 from saejax.sources import resolve
 
-# Documents given to the tokenizer at once: enough to use all of its threads.
-_DOCUMENTS_PER_CALL = 512
+# Windows of a file of bare ids that are read before anything else, spread evenly: enough to see
+# that it belongs to another model, too few to wait for.
+_WINDOWS_TRIED = 64
 
-EncodeBatch = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 
+class Windows:
+    """Windows [W, L] of token ids, of which each is read when it is asked for.
 
-def documents(cfg: DataConfig) -> Iterator[str]:
-    """Texts of a corpus, in the order of its files and records.
+    `len`, `shape`, an index and a slice work as for an array; they give int32.
 
-    A .txt file is one document. A .jsonl file has a record a line, a .json file a list of
-    records or an object whose values are records; a record is a string, or an object with
-    the text in the field `data.text_field`. A directory is read file by file, by name.
-    Documents without any text are left out.
-
-    Raises:
-      InputError: For a missing or unreadable file, with the line where there is one.
+    Args:
+      tokens: The stream that windows are cut from.
+      starts: Positions where windows may begin.
+      length: L.
+      num_windows: W. If there are more starts, windows are spread evenly over them.
+      bos: Id put at the beginning of each window, which then has one token less of the stream.
     """
-    root = resolve(cfg.source)
-    files = [root]
-    if root.is_dir():
-        files = sorted(p for p in root.rglob("*") if p.suffix in _READERS and p.is_file())
-        if not files:
-            raise InputError(f"data.source={cfg.source}: the directory holds no {_KINDS} files")
-    for path in files:
-        if path.suffix not in _READERS:
-            raise InputError(f"data.source={path}: cannot read {path.suffix!r} files; use {_KINDS}")
-        try:
-            for text in _READERS[path.suffix](path, cfg.text_field):
-                if text.strip():
-                    yield text
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"data.source={path}: byte {error.start} is not UTF-8; convert the file"
-            ) from None
-        except OSError as error:
-            raise InputError(f"data.source={path}: {error.strerror}") from None
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        starts: Sequence[int] | Int[np.ndarray, " N"],
+        *,
+        length: int,
+        num_windows: int,
+        bos: int | None = None,
+    ):
+        self._tokens = tokens
+        self._starts = starts
+        self._prefix = [] if bos is None else [bos]
+        self.shape = (num_windows, length)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Int32[np.ndarray, "*W L"]:
+        # A range knows negative indices, steps and its end.
+        if isinstance(index, slice):
+            chosen = range(len(self))[index]
+            windows = [self._window(i) for i in chosen]
+            return np.stack(windows) if windows else np.empty((0, self.shape[1]), np.int32)
+        return self._window(range(len(self))[operator.index(index)])
+
+    def _window(self, i: int) -> Int32[np.ndarray, " L"]:
+        num_windows, length = self.shape
+        start = int(self._starts[i * len(self._starts) // num_windows])
+        ids_L = self._tokens.read(start, length - len(self._prefix))
+        return np.concatenate([np.array(self._prefix, np.int32), ids_L])
 
 
-def _text_file(path: Path, field: str) -> Iterator[str]:
-    del field
-    yield path.read_text(encoding="utf-8")
+def read_windows(cfg: DataConfig, tokenizer: TextEncoder, *, vocab_size: int) -> Windows:
+    """Opens the corpus as windows of `data.context_length` token ids.
 
-
-def _json_file(path: Path, field: str) -> Iterator[str]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"data.source={path}, line {error.lineno}: not JSON: {error.msg}"
-        ) from None
-    if isinstance(records, dict):
-        records = list(records.values())
-    if not isinstance(records, list):
-        raise InputError(f"data.source={path}: expected a list or an object of records")
-    for number, record in enumerate(records, start=1):
-        yield _record_text(record, field, f"{path}, record {number}")
-
-
-def _jsonl_file(path: Path, field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"data.source={path}, line {number}: not JSON: {error.msg}"
-                ) from None
-            yield _record_text(record, field, f"{path}, line {number}")
-
-
-def _record_text(record: object, field: str, where: str) -> str:
-    if isinstance(record, str):
-        return record
-    if isinstance(record, dict) and isinstance(record.get(field), str):
-        return record[field]
-    found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-    raise InputError(
-        f"data.source={where}: no text in field {field!r} (found: {found}); set "
-        "--config.data.text_field"
-    )
-
-
-_READERS = {".txt": _text_file, ".json": _json_file, ".jsonl": _jsonl_file}
-_KINDS = ", ".join(_READERS)
-
-
-def read_windows(
-    cfg: DataConfig, encode_batch: EncodeBatch, end_of_text: int
-) -> Int32[np.ndarray, "W L"]:
-    """Packs the corpus into windows of `data.context_length` token ids.
-
-    Documents follow each other with one `end_of_text` between; windows are cut without
-    regard to documents, and the tail that does not fill a window is dropped. Of more windows
+    With `data.documents="packed"` documents follow each other with one end-of-text token between;
+    windows are cut without regard to documents, and the tail that does not fill a window is
+    dropped. "separate" takes the beginning of each document that fills a window. Of more windows
     than `data.num_tokens` asks for, "in_order" takes the first, and stops reading there; the
     shuffled orders take windows spread evenly over the corpus, which may be sorted by topic.
+    Files of bare ids (.bin) are cut as they are.
+
+    Text is tokenized once: the ids are kept in `~/.cache/saejax/tokens` (or below
+    `XDG_CACHE_HOME`), for other context lengths too. Delete what is there at any time.
 
     Args:
       cfg: Corpus and window length.
-      encode_batch: Texts to lists of token ids.
-      end_of_text: Token id put between documents.
+      tokenizer: Text to ids; not used for bare ids.
+      vocab_size: Of the model, which all ids have to fit.
 
     Raises:
-      InputError: If the corpus has no text or does not fill one window.
+      InputError: If the corpus cannot be read or does not fill one window.
     """
     length = cfg.context_length
     if cfg.num_tokens and cfg.num_tokens < length:
@@ -128,31 +96,74 @@ def read_windows(
             f"data.num_tokens={cfg.num_tokens} is below one window of data.context_length={length} "
             "tokens; raise it, or 0 takes all"
         )
-    enough = cfg.num_tokens if cfg.order == "in_order" and cfg.num_tokens else None
-    parts: list[np.ndarray] = []
-    total = 0
-    texts = documents(cfg)
-    with Progress("tokenize", total=enough, unit="tokens") as progress:
-        while batch := list(itertools.islice(texts, _DOCUMENTS_PER_CALL)):
-            before = total
-            for ids in encode_batch(batch):
-                if parts:
-                    parts.append(np.array([end_of_text], np.int32))
-                parts.append(np.asarray(ids, np.int32))
-                total += len(ids) + (len(parts) > 1)
-            if enough is not None and total >= enough:
-                progress.advance(enough - before)
-                break
-            progress.advance(total - before)
-    if not total:
-        raise InputError(f"data.source={cfg.source}: the corpus is empty; name a file with text")
-    if total < length:
-        raise InputError(
-            f"data.source={cfg.source}: {total} tokens do not fill one window of "
-            f"data.context_length={length}; add text or shorten the window"
+    wanted = cfg.num_tokens // length
+    files = [] if is_on_hub(cfg.source) else memmap_files(resolve(cfg.source))
+    if files:
+        _check_bare(cfg)
+        tokens, separate, bos = open_memmap(files, vocab_size), False, None
+    else:
+        separate = cfg.documents == "separate"
+        if cfg.bos != "none" and tokenizer.bos is None:
+            raise InputError(
+                f"data.bos={cfg.bos}: the tokenizer has no beginning-of-sequence token; set "
+                "data.bos=none"
+            )
+        bos = tokenizer.bos if cfg.bos == "window" else None
+        limit = None
+        if wanted and cfg.order == "in_order":
+            limit = Limit(wanted, length - (bos is not None), separate)
+        tokens = corpus_tokens(
+            cfg,
+            tokenizer,
+            vocab_size=vocab_size,
+            bos=tokenizer.bos if cfg.bos == "document" else None,
+            limit=limit,
         )
-    windows_WL = np.concatenate(parts)[: total // length * length].reshape(-1, length)
-    wanted = min(cfg.num_tokens // length or len(windows_WL), len(windows_WL))
+    of_stream = length - (bos is not None)
+    if separate:
+        starts = _long_documents(cfg, tokens, of_stream)
+    else:
+        starts = range(0, len(tokens) - of_stream + 1, of_stream)
+        if not starts:
+            raise InputError(
+                f"data.source={cfg.source}: {len(tokens)} tokens do not fill one window of "
+                f"data.context_length={length}; add text or shorten the window"
+            )
+    num_windows = min(wanted or len(starts), len(starts))
     if cfg.order == "in_order":
-        return windows_WL[:wanted]
-    return windows_WL[np.arange(wanted) * len(windows_WL) // wanted]
+        starts = starts[:num_windows]
+    windows = Windows(tokens, starts, length=length, num_windows=num_windows, bos=bos)
+    if files:
+        windows[:: -(-num_windows // _WINDOWS_TRIED)]
+    return windows
+
+
+def _check_bare(cfg: DataConfig) -> None:
+    """Refuses what files of bare ids cannot give."""
+    for field, plain in (("documents", "packed"), ("bos", "none"), ("split", "")):
+        if getattr(cfg, field) != plain:
+            raise InputError(
+                f"data.{field}={getattr(cfg, field)}: {cfg.source} holds bare ids, whose windows "
+                f"are what is in the file; set data.{field}={plain!r}"
+            )
+
+
+def _long_documents(cfg: DataConfig, tokens: Tokens, length: int) -> Int[np.ndarray, " N"]:
+    """Starts of documents that fill a window, and a warning that says how many do not."""
+    starts_N = tokens.starts_N
+    assert starts_N is not None
+    # Each but the last ends before an end-of-text token.
+    ends_N = np.append(starts_N[1:] - 1, len(tokens))
+    long_N = ends_N - starts_N >= length
+    if not long_N.any():
+        raise InputError(
+            f"data.documents=separate: none of {len(starts_N)} documents fills a window of "
+            f"data.context_length={cfg.context_length}; shorten it or set data.documents=packed"
+        )
+    if not long_N.all():
+        warnings.warn(
+            f"data.documents=separate: {np.count_nonzero(~long_N)} of {len(starts_N)} documents do "
+            f"not fill a window of {cfg.context_length} tokens and are left out",
+            stacklevel=3,
+        )
+    return starts_N[long_N]

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 
 from saejax.config import Config, tokens_per_batch, windows_per_batch
-from saejax.data.store import ActivationStore, Windows
+from saejax.data.corpus import Windows
+from saejax.data.store import ActivationStore
 from saejax.errors import InputError
 
 # Windows by number: token ids [L], or stored activations [L, D] by hook point.
-WindowSource = ActivationStore | Windows
+WindowSource = ActivationStore | Windows | np.ndarray
 
 
 class TokenBlock(NamedTuple):

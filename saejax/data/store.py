@@ -15,12 +15,13 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 
+from saejax.data.corpus import Windows
 from saejax.data.exclude import Kept
 from saejax.data.shards import (
     HEADER,
@@ -44,19 +45,6 @@ _HASHED_WINDOWS = 2**11
 
 # Token ids [windows, L] to activations [windows, L', D] by hook point.
 Capture = Callable[[np.ndarray], Kept]
-
-
-@runtime_checkable
-class Windows(Protocol):
-    """Token ids of windows of one length, [W, L], which need not be in memory."""
-
-    def __len__(self) -> int:
-        """W."""
-        ...
-
-    def __getitem__(self, index: Any, /) -> Any:
-        """Ids of a window [L] or of a slice of windows [windows, L]."""
-        ...
 
 
 class ActivationStore:
@@ -119,7 +107,7 @@ class _Store:
 
 def begin_store(
     root: Path,
-    windows_WL: Windows,
+    windows_WL: Windows | Int32[np.ndarray, "W L"],
     *,
     widths: Mapping[str, int],
     tokens_per_window: int,
@@ -170,7 +158,7 @@ def begin_store(
 def write_store(
     root: Path,
     hookpoints: Iterable[str],
-    windows_WL: Windows,
+    windows_WL: Windows | Int32[np.ndarray, "W L"],
     capture: Capture,
     *,
     batch_windows: int,

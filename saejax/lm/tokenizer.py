@@ -1,8 +1,10 @@
 """Text to token ids and back, with the tokenizer that belongs to a model."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -31,11 +33,21 @@ class Tokenizer:
         vocabulary has `<|endoftext|>` or `<|end_of_text|>` it is that one, and not the
         end-of-sequence field of the file: chat models set that field to the token that ends
         a turn (SmolLM2-135M-Instruct: 2, `<|im_end|>`), which their pretraining never saw.
+      bos: Id of the token that begins a sequence, as the files say; None if they name none.
+      special_ids: Ids of special tokens, rising: those, and what else is not text.
     """
 
     backend: tokenizers.Tokenizer
     vocab_size: int
     end_of_text: int
+    bos: int | None
+    special_ids: tuple[int, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that differs between tokenizers, and between versions of the package."""
+        text = f"{tokenizers.__version__} {self.backend.to_str()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without added beginning or end.
@@ -101,7 +113,18 @@ def _from_directory(path: Path) -> Tokenizer:
     config = read_json(path / "config.json")
     eos = config.get("eos_token_id")
     eos = eos[0] if isinstance(eos, list) and eos else eos
-    return _finished(backend, eos, config.get("vocab_size"), path)
+    return _finished(backend, eos, _bos(path, config, backend), config.get("vocab_size"), path)
+
+
+def _bos(path: Path, config: dict[str, Any], backend: tokenizers.Tokenizer) -> object:
+    """The id of the token in tokenizer_config.json if it names one or none, else config.json's."""
+    file = path / "tokenizer_config.json"
+    settings = read_json(file) if file.exists() else {}
+    if "bos_token" not in settings:
+        return config.get("bos_token_id")
+    token = settings["bos_token"]
+    token = token.get("content") if isinstance(token, dict) else token
+    return backend.token_to_id(token) if isinstance(token, str) else None
 
 
 def _from_gguf(path: Path) -> Tokenizer:
@@ -161,11 +184,16 @@ def _from_gguf(path: Path) -> Tokenizer:
     )
     embedding = file.tensors.get("token_embd.weight")
     eos = file.metadata.get("tokenizer.ggml.eos_token_id")
-    return _finished(backend, eos, embedding.shape[0] if embedding else None, path)
+    bos = file.metadata.get("tokenizer.ggml.bos_token_id")
+    return _finished(backend, eos, bos, embedding.shape[0] if embedding else None, path)
 
 
 def _finished(
-    backend: tokenizers.Tokenizer, eos: object, model_vocab_size: object, path: Path
+    backend: tokenizers.Tokenizer,
+    eos: object,
+    bos: object,
+    model_vocab_size: object,
+    path: Path,
 ) -> Tokenizer:
     ids = backend.get_vocab(with_added_tokens=True)
     vocab_size = max(ids.values(), default=-1) + 1
@@ -181,4 +209,12 @@ def _finished(
             f"{path}: no token to put between documents: the vocabulary has none of "
             f"{', '.join(_END_OF_TEXT)} and the end-of-sequence id is {end_of_text!r}"
         )
-    return Tokenizer(backend, vocab_size, end_of_text)
+    if bos is not None and not (isinstance(bos, int) and 0 <= bos < vocab_size):
+        raise InputError(
+            f"{path}: the beginning-of-sequence id is {bos!r}, which is not in [0, {vocab_size})"
+        )
+    special = {
+        token for token, added in backend.get_added_tokens_decoder().items() if added.special
+    }
+    special |= {end_of_text} if bos is None else {end_of_text, bos}
+    return Tokenizer(backend, vocab_size, end_of_text, bos, tuple(sorted(special)))

@@ -129,6 +129,33 @@ def test_end_of_text_by_name_or_by_the_file(tmp_path, first, eos, expected):
     assert load_tokenizer(folder).end_of_text == expected
 
 
+def test_beginning_of_sequence_and_special_ids(tmp_path, smol):
+    assert (smol.bos, smol.special_ids) == (1, tuple(range(17)))
+    path = write_gguf(tmp_path / "a.gguf", bos_token_id=5)
+    from_gguf = load_tokenizer(path)
+    assert (from_gguf.bos, from_gguf.special_ids) == (5, (0, 5))
+    assert load_tokenizer(write_gguf(tmp_path / "b.gguf")).bos is None
+    text = from_gguf.backend.to_str()
+    folder = tmp_path / "folder"
+    write_directory(folder, text, bos_token_id=2)
+    assert load_tokenizer(str(folder)).bos == 2
+    # tokenizer_config.json decides where it says something, and none is something.
+    for said, expected in (("a", 2), ({"content": "b"}, 3), (None, None), ("not a token", None)):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": said}))
+        assert load_tokenizer(str(folder)).bos == expected
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert load_tokenizer(str(folder)).bos == 2
+    with pytest.raises(InputError, match="beginning-of-sequence id is 11"):
+        load_tokenizer(write_directory(tmp_path / "bad", text, bos_token_id=11))
+
+
+def test_fingerprints_tell_tokenizers_apart(tmp_path):
+    first = load_tokenizer(write_gguf(tmp_path / "a.gguf"))
+    again = load_tokenizer(write_gguf(tmp_path / "b.gguf"))
+    other = load_tokenizer(write_gguf(tmp_path / "c.gguf", merges=MERGES[:2]))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
