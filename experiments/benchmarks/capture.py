@@ -7,7 +7,8 @@ A step is the packaged language model from token ids to the activations at one h
 windows of the packaged text. transformers runs on torch and is cut off after the same layer. Each
 solver has a process of its own, in each round and type, pinned to the same cores; a round takes
 the solvers in turn, so that a drift of the machine hits all alike. Time is the median of all
-steps. Memory is the most that the process held while capturing, above what it held with its
+steps; that of the processor alone is given too, since other work on the machine adds less to it.
+Memory is the most that the process held while capturing, above what it held with its
 libraries imported: weights, temporaries, and what compilation takes; the second figure is the
 same while it loaded the model, where transformers reads all layers.
 
@@ -117,6 +118,8 @@ def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "rows": rows,
         "ms_ours": ours["ms"],
         "ms_peer": peer["ms"],
+        "cpu_ms_ours": ours["cpu_ms"],
+        "cpu_ms_peer": peer["cpu_ms"],
         "ratio": ours["speed"],
         "peak_bytes_ours": ours["peak_bytes"],
         "peak_bytes_peer": peer["peak_bytes"],

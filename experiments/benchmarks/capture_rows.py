@@ -25,8 +25,9 @@ def summary(
       tokens: In a step.
 
     Returns:
-      Median ms of all steps and of each round, the largest peaks, the difference of activations
-      relative to the reference's norm, and how many times the reference's speed that is.
+      Median ms of all steps and of each round, and of processors alone, the largest peaks, the
+      difference of activations relative to the reference's norm, and how many times the
+      reference's speed that is.
     """
     reference = found[REFERENCE]
     reference_ms = statistics.median(ms for figures in reference for ms in figures["milliseconds"])
@@ -41,11 +42,13 @@ def summary(
                 "dtype": dtype,
                 "ms": ms,
                 "ms_rounds": [statistics.median(figures["milliseconds"]) for figures in rounds],
+                "cpu_ms": statistics.median(
+                    ms for figures in rounds for ms in figures["cpu_milliseconds"]
+                ),
                 "tokens_per_second": 1e3 * tokens / ms,
                 "speed": reference_ms / ms,
                 "peak_bytes": max(figures["peak_bytes"] for figures in rounds),
                 "load_peak_bytes": max(figures["load_peak_bytes"] for figures in rounds),
-                "busy_cores": statistics.median(figures["busy_cores"] for figures in rounds),
                 "difference": float(np.linalg.norm(error_LD) / np.linalg.norm(expected_LD)),
             }
         )
@@ -65,12 +68,22 @@ def problems(rows: list[dict[str, Any]]) -> list[str]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """What `summary` gave, to read."""
-    titles = ("ms/step", "spread", "tokens/s", "speed", "peak MiB", "loading", "difference")
+    titles = (
+        "ms/step",
+        "spread",
+        "CPU ms",
+        "tokens/s",
+        "speed",
+        "peak MiB",
+        "loading",
+        "difference",
+    )
     lines = [f"{'':<24}" + "".join(title.rjust(11) for title in titles)]
     for row in rows:
         cells = (
             f"{row['ms']:,.1f}",
             f"{(max(row['ms_rounds']) - min(row['ms_rounds'])) / row['ms']:.1%}",
+            f"{row['cpu_ms']:,.1f}",
             f"{row['tokens_per_second']:,.0f}",
             f"{row['speed']:.2f}",
             f"{row['peak_bytes'] / 2**20:,.0f}",

@@ -122,11 +122,17 @@ SOLVERS = {"saejax": saejax, "transformers": transformers}
 
 def timed(call: Callable[[], Any], steps: int) -> list[float]:
     """Milliseconds of calls, after those that compile and allocate."""
+    return [wall for wall, _ in _timed(call, steps)]
+
+
+def _timed(call: Callable[[], Any], steps: int) -> list[tuple[float, float]]:
+    """Milliseconds of calls, and those that processors worked on them."""
     milliseconds = []
     for _ in range(_WARM + steps):
-        begin = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         call()
-        milliseconds.append(1e3 * (time.perf_counter() - begin))
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        milliseconds.append((1e3 * wall, 1e3 * cpu))
     return milliseconds[_WARM:]
 
 
@@ -141,16 +147,14 @@ def _measure(task: Task) -> dict[str, Any]:
     capture = SOLVERS[task.solver](task.source, task.hookpoint, task.tokens, task.dtype)
     load_bytes = memory.host_bytes()
     PeakMemory()  # Restarts the count: what loading took and gave back is left out from here on.
-    wall, cpu = time.perf_counter(), time.process_time()
-    milliseconds = timed(capture, task.steps)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    milliseconds = _timed(capture, task.steps)
     return {
-        "milliseconds": milliseconds,
+        "milliseconds": [wall for wall, _ in milliseconds],
+        # What a machine without other work takes, on one core.
+        "cpu_milliseconds": [cpu for _, cpu in milliseconds],
         # Above what the libraries hold: weights, temporaries, compilation.
         "peak_bytes": memory.host_bytes(),
         "load_peak_bytes": load_bytes,
-        # Less than `cores` where the machine had other work.
-        "busy_cores": cpu / wall,
         # Without the first token, whose activations can be a hundred times the others'.
         "sample": capture()[0, 1:].tolist(),
     }

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from saejax.lm.attention import causal_attention
 from saejax.lm.hooks import Hook
 from saejax.lm.llama_config import LlamaConfig, block_shapes, tensor_shapes
 
@@ -50,11 +51,15 @@ def rotate(
     x_BLHE: Float[Array, "B L H E"], angle_LE: Float[Array, "L E"]
 ) -> Float[Array, "B L H E"]:
     """Rotates dimension i of each head with i + E/2 (Hugging Face's order), in float32."""
-    x32_BLHE = x_BLHE.astype(jnp.float32)
-    first, second = jnp.split(x32_BLHE, 2, axis=-1)
-    turned_BLHE = jnp.concatenate([-second, first], axis=-1)
-    cos_BLHE, sin_BLHE = (f(angle_LE)[None, :, None] for f in (jnp.cos, jnp.sin))
-    return (x32_BLHE * cos_BLHE + turned_BLHE * sin_BLHE).astype(x_BLHE.dtype)
+    # (a, b) to (a cos - b sin, b cos + a sin), with the halves of a head on an axis of their own:
+    # they are swapped by reading in reverse, where a concatenation would be written and read.
+    halves_BLH2e = x_BLHE.astype(jnp.float32).reshape(*x_BLHE.shape[:-1], 2, -1)
+    cos_BLH2e, sin_BLH2e = (
+        f(angle_LE).reshape(1, len(angle_LE), 1, 2, -1) for f in (jnp.cos, jnp.sin)
+    )
+    sign_2 = jnp.array([-1.0, 1.0])[None, None, None, :, None]
+    turned_BLH2e = halves_BLH2e * cos_BLH2e + halves_BLH2e[..., ::-1, :] * (sign_2 * sin_BLH2e)
+    return turned_BLH2e.reshape(x_BLHE.shape).astype(x_BLHE.dtype)
 
 
 class Attention(nnx.Module):
@@ -79,9 +84,7 @@ class Attention(nnx.Module):
             for kernel in (self.q_proj, self.k_proj, self.v_proj)
         )
         angle_LE = rotary(length, self.head_dim, self.rope_theta)
-        out_BLHE = jax.nn.dot_product_attention(
-            rotate(q_BLHE, angle_LE), rotate(k_BLGE, angle_LE), v_BLGE, is_causal=True
-        )
+        out_BLHE = causal_attention(rotate(q_BLHE, angle_LE), rotate(k_BLGE, angle_LE), v_BLGE)
         return out_BLHE.reshape(windows, length, -1) @ self.o_proj[...]
 
 
