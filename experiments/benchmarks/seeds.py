@@ -28,13 +28,11 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from capture_worker import sample_tokens
 from seeds_worker import Task
 
 from saejax import cli, rundir
-from saejax.config import SAMPLE_LM, SAMPLE_TEXT, DataConfig
-from saejax.data.corpus import read_windows
 from saejax.errors import InputError
-from saejax.lm import load_tokenizer
 from saejax.progress import Progress
 
 _SEEDS = flags.DEFINE_integer("seeds", 4, "Autoencoders S.", lower_bound=1)
@@ -61,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     tasks = {
         solver: Task(
             solver=solver,
-            tokens=_tokens(),
+            tokens=sample_tokens(_WINDOWS.value, _LENGTH),
             seeds=_SEEDS.value if solver == "saejax" else 1,
             num_latents=_NUM_LATENTS.value,
             k=_K.value,
@@ -91,18 +89,6 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps(record))
     if not difference < _SAME:
         sys.exit(f"error: the activations differ by {difference:.1%}, so the work is not the same")
-
-
-def _tokens() -> list[list[int]]:
-    """The windows of a step, the same in every one: what they say does not change the time."""
-    tokenizer = load_tokenizer(SAMPLE_LM)
-    data = DataConfig(
-        source=SAMPLE_TEXT,
-        text_field="extract",
-        context_length=_LENGTH,
-        num_tokens=_WINDOWS.value * _LENGTH,
-    )
-    return read_windows(data, tokenizer, vocab_size=tokenizer.vocab_size)[:].tolist()
 
 
 def _run(task: Task) -> dict[str, Any]:

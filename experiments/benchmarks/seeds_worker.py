@@ -7,19 +7,15 @@ N latents.
 import dataclasses
 import json
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
+import capture_worker
 import numpy as np
 import train_step_peers as peers
+from capture_worker import timed
 
 from saejax.config import SAMPLE_LM, Config, SaeConfig, TrainConfig
 from saejax.memory import keep_pages
-from saejax.sources import resolve
-
-# The first calls compile or allocate.
-_WARM = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,58 +49,16 @@ class Task:
         )
 
 
-def _our_model(task: Task) -> Callable[[], np.ndarray]:
-    import jax
-
-    from saejax.lm import layers_needed, load_config, load_lm, make_capture
-
-    layers = layers_needed(load_config(SAMPLE_LM), task.hookpoint)
-    capture = make_capture(load_lm(SAMPLE_LM, num_layers=layers), [task.hookpoint])
-    tokens_WL = jax.numpy.asarray(task.tokens, jax.numpy.int32)
-    return lambda: np.asarray(capture(tokens_WL)[task.hookpoint])
-
-
-def _their_model(task: Task) -> Callable[[], np.ndarray]:
-    import torch  # pyright: ignore[reportMissingImports]
-    from transformers import AutoModelForCausalLM
-
-    path = resolve(SAMPLE_LM)
-    lm: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-    layer = int(task.hookpoint.split(".")[1])
-    model = lm.model
-    model.layers = model.layers[: layer + 1]
-    seen: list[np.ndarray] = []
-    model.layers[layer].mlp.register_forward_hook(lambda *args: seen.append(args[2].numpy()))
-    tokens_WL = torch.tensor(task.tokens)
-
-    def run() -> np.ndarray:
-        with torch.no_grad():
-            model(tokens_WL, use_cache=False)
-        return seen.pop()
-
-    return run
-
-
-def _timed(call: Callable[[], Any], steps: int) -> list[float]:
-    milliseconds = []
-    for _ in range(_WARM + steps):
-        begin = time.perf_counter()
-        call()
-        milliseconds.append(1e3 * (time.perf_counter() - begin))
-    return milliseconds[_WARM:]
-
-
 def _measure(task: Task) -> dict[str, Any]:
     keep_pages()
     if task.solver == "saejax":
         import train_step_ours
 
-        model, start = _our_model(task), train_step_ours.start
+        load, start = capture_worker.saejax, train_step_ours.start
     else:
-        model, start = _their_model(task), peers.sparsify("adam")
-    lm_ms = _timed(model, task.steps)
+        load, start = capture_worker.transformers, peers.sparsify("adam")
+    model = load(SAMPLE_LM, task.hookpoint, task.tokens, "float32")
+    lm_ms = timed(model, task.steps)
     x_WLD = model()
     D = x_WLD.shape[-1]
     rows_SND = np.random.default_rng(0).uniform(-1, 1, (task.seeds, task.num_latents, D))
@@ -113,7 +67,7 @@ def _measure(task: Task) -> dict[str, Any]:
     step = start(task.config(), x_WLD[:, 1:].reshape(1, -1, D), rows_SND)
     return {
         "lm_ms": lm_ms,
-        "step_ms": _timed(lambda: step(0), task.steps),
+        "step_ms": timed(lambda: step(0), task.steps),
         "sample": x_WLD[0, 1:].tolist(),
     }
 

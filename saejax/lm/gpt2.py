@@ -11,9 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from saejax.errors import InputError
+from saejax.lm.attention import causal_attention
 from saejax.lm.decoder_config import DecoderConfig, check_numbers
 from saejax.lm.fields import Fields
-from saejax.lm.layers import NONLINEARITIES, LayerNorm, Linear, Weights, causal_attention
+from saejax.lm.layers import NONLINEARITIES, LayerNorm, Linear, Weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The parts that decoders of several families are made of.
 
-Letters: B windows, L context length, D width of the residual stream, H query heads, G
-key-value heads, E width of a head, N layers of a stack (absent in a single layer).
+Letters: B windows, L context length, D width of the residual stream.
 """
 
 from collections.abc import Callable
@@ -80,19 +79,3 @@ class LayerNorm(nnx.Module):
         weight_D, bias_D = self.weight[...].astype("float32"), self.bias[...].astype("float32")
         y_BLD = x32_BLD * scale_BL1 * weight_D[None, None] + bias_D[None, None]
         return y_BLD.astype(x_BLD.dtype)
-
-
-def causal_attention(
-    q_BLHE: Float[Array, "B L H E"],
-    k_BLGE: Float[Array, "B L G E"],
-    v_BLGE: Float[Array, "B L G E"],
-) -> Float[Array, "B L H E"]:
-    """softmax(q k^T / sqrt(E)) v over a token and those before it; softmax in float32.
-
-    Query head h reads key-value head floor(h G / H); G divides H.
-
-    References:
-      Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1; groups: Ainslie et al. 2023, arXiv
-      2305.13245, section 2.2.
-    """
-    return jax.nn.dot_product_attention(q_BLHE, k_BLGE, v_BLGE, is_causal=True)

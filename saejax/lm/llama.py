@@ -12,9 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from saejax.errors import InputError
+from saejax.lm.attention import causal_attention
 from saejax.lm.decoder_config import DecoderConfig, check_numbers
 from saejax.lm.fields import Fields
-from saejax.lm.layers import Linear, RmsNorm, Weights, causal_attention
+from saejax.lm.layers import Linear, RmsNorm, Weights
 from saejax.lm.rope import Rope, angles, read_rope, rotate
 
 # Tokens that sliding attention reaches back where config.json does not say (transformers'

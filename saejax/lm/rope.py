@@ -123,10 +123,14 @@ def rotate(
     x_BLHE: Float[Array, "B L H E"], angle_LR: Float[Array, "L R"]
 ) -> Float[Array, "B L H E"]:
     """Rotates dimension i of each head with i + R/2 (Hugging Face's order), in float32."""
-    dims = angle_LR.shape[-1]
-    x_BLHR = x_BLHE[..., :dims].astype(jnp.float32)
-    first, second = jnp.split(x_BLHR, 2, axis=-1)
-    turned_BLHR = jnp.concatenate([-second, first], axis=-1)
-    cos_BLHR, sin_BLHR = (f(angle_LR)[None, :, None] for f in (jnp.cos, jnp.sin))
-    rotated_BLHR = (x_BLHR * cos_BLHR + turned_BLHR * sin_BLHR).astype(x_BLHE.dtype)
-    return jnp.concatenate([rotated_BLHR, x_BLHE[..., dims:]], axis=-1)
+    # (a, b) to (a cos - b sin, b cos + a sin), with the halves on an axis of their own: they are
+    # swapped by reading in reverse, where a concatenation would be written and read.
+    length, dims = angle_LR.shape
+    halves_BLH2r = x_BLHE[..., :dims].astype(jnp.float32).reshape(*x_BLHE.shape[:-1], 2, -1)
+    cos_BLH2r, sin_BLH2r = (f(angle_LR).reshape(1, length, 1, 2, -1) for f in (jnp.cos, jnp.sin))
+    sign_2 = jnp.array([-1.0, 1.0])[None, None, None, :, None]
+    turned_BLH2r = halves_BLH2r * cos_BLH2r + halves_BLH2r[..., ::-1, :] * (sign_2 * sin_BLH2r)
+    turned_BLHR = turned_BLH2r.reshape(*x_BLHE.shape[:-1], dims).astype(x_BLHE.dtype)
+    if dims == x_BLHE.shape[-1]:
+        return turned_BLHR
+    return jnp.concatenate([turned_BLHR, x_BLHE[..., dims:]], axis=-1)
