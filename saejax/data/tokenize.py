@@ -114,6 +114,7 @@ def _tokenize(
     total = limit.windows * limit.length if limit and not limit.per_document else None
     # Of the document at hand, and how many so far are as long as the limit asks for.
     length = long_documents = 0
+    is_first = True
     # One batch is read while the one before is tokenized, which leaves Python's lock free.
     with (
         Progress("tokenize", total=total, unit="tokens") as progress,
@@ -128,8 +129,9 @@ def _tokenize(
             pieces = tokenizer.encode_batch([text for text, _ in batch])
             for (_, is_new), piece in zip(batch, pieces, strict=True):
                 if is_new:
-                    if before or starts:
+                    if not is_first:
                         ids.append(tokenizer.end_of_text)
+                    is_first = False
                     starts.append(len(ids))
                     length = 0
                 piece = piece if bos is None or not is_new else [bos, *piece]
