@@ -57,6 +57,8 @@ class Decoder(nnx.Module):
         self, x_BLD: Float[Array, "B L D"], first: int, end: int
     ) -> Float[Array, "B L D"]:
         """The residual stream after the blocks from `first` to before `end`."""
+        if first == end:
+            return x_BLD  # a scan over nothing would still be compiled
         # A scan over layer numbers reads each layer from the stack; a scan over a part of the
         # stack would copy that part in every call.
         return jax.lax.scan(

@@ -120,7 +120,8 @@ def test_activations_logits_and_loss(name, tmp_path):
         for hookpoint in names:
             assert error(found[hookpoint], expected[hookpoint]) <= 2e-4, (hookpoint, length)
     assert error(logits(lm, tokens_BL), out.logits.numpy()) <= 2e-4
-    assert cross_entropy(lm, tokens_BL) == pytest.approx(out.loss.item(), rel=2e-4)
+    if name in FAMILIES:
+        assert cross_entropy(lm, tokens_BL) == pytest.approx(out.loss.item(), rel=2e-4)
 
 
 @pytest.mark.parametrize("name", ["llama biases", "qwen2", "gpt_neox", "gpt2"])
@@ -138,7 +139,7 @@ def test_bfloat16(name, tmp_path):
         x_BLD = np.asarray(found[hookpoint], np.float32)
         far = np.linalg.norm(x_BLD - expected[hookpoint]) / np.linalg.norm(expected[hookpoint])
         assert far <= 2e-2, hookpoint
-    assert cross_entropy(lm, tokens_BL) == pytest.approx(out.loss.item(), rel=2e-2)
+    assert error(logits(lm, tokens_BL), out.logits.numpy()) <= 2e-2
 
 
 def test_files_of_2023(tmp_path):

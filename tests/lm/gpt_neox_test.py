@@ -24,7 +24,7 @@ TINY = {
 
 
 def random_weights(config):
-    """Every bias and norm counts; layers are in the file's names and shapes."""
+    """Every bias and norm counts; names and shapes are those of files, without the prefix."""
     rng = np.random.default_rng(0)
     return {
         name: rng.normal(0.0 if len(shape) == 2 else 0.5, 0.3, shape).astype(np.float32)
