@@ -1,7 +1,7 @@
 """The Llama family (Llama, SmolLM2, TinyLlama, ...) as a flax.nnx decoder with hook points.
 
 Letters: B windows, L context length, D width of the residual stream, H query heads, G
-key-value heads, E width of a head, F width of the MLP, V vocabulary, N layers held.
+key-value heads, E width of a head, e = E/2, F width of the MLP, V vocabulary, N layers held.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float32, Int
 
 from saejax.lm.attention import causal_attention
 from saejax.lm.hooks import Hook
@@ -35,30 +35,32 @@ class RmsNorm(nnx.Module):
         return self.weight[...][None, None] * (x32_BLD * scale_BL1).astype(x_BLD.dtype)
 
 
-def rotary(length: int, head_dim: int, theta: float) -> Float[Array, "L E"]:
-    """Angles of the rotary embedding, position x theta^(-2i/E), for i in both halves of a head.
+def rotary(length: int, head_dim: int, theta: float) -> Float32[np.ndarray, "2 L 2 e"]:
+    """Cosine and signed sine of the rotary embedding's angles, for both halves of a head.
+
+    Angles are position x theta^(-2i/E), for i below e = E/2.
 
     References:
       Su et al. 2021, arXiv 2104.09864, section 3.2.2.
     """
-    # In float64: an angle of thousands of radians keeps too few digits in float32.
-    rate_half = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    angle_Lhalf = np.arange(length)[:, None] * rate_half[None]
-    return jnp.asarray(np.concatenate([angle_Lhalf, angle_Lhalf], axis=-1) % (2 * np.pi), "float32")
+    # By numpy, in float64: an angle of thousands of radians keeps too few digits in float32, and
+    # XLA would fuse sines into the rotation and compute them again for every head.
+    rate_e = theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    angle_Le = np.arange(length)[:, None] * rate_e[None]
+    cos_Le, sin_Le = np.cos(angle_Le), np.sin(angle_Le)
+    tables = np.stack([cos_Le, cos_Le], axis=1), np.stack([-sin_Le, sin_Le], axis=1)
+    return np.stack(tables).astype(np.float32)
 
 
 def rotate(
-    x_BLHE: Float[Array, "B L H E"], angle_LE: Float[Array, "L E"]
+    x_BLHE: Float[Array, "B L H E"], tables_2L2e: Float32[np.ndarray, "2 L 2 e"]
 ) -> Float[Array, "B L H E"]:
     """Rotates dimension i of each head with i + E/2 (Hugging Face's order), in float32."""
     # (a, b) to (a cos - b sin, b cos + a sin), with the halves of a head on an axis of their own:
     # they are swapped by reading in reverse, where a concatenation would be written and read.
     halves_BLH2e = x_BLHE.astype(jnp.float32).reshape(*x_BLHE.shape[:-1], 2, -1)
-    cos_BLH2e, sin_BLH2e = (
-        f(angle_LE).reshape(1, len(angle_LE), 1, 2, -1) for f in (jnp.cos, jnp.sin)
-    )
-    sign_2 = jnp.array([-1.0, 1.0])[None, None, None, :, None]
-    turned_BLH2e = halves_BLH2e * cos_BLH2e + halves_BLH2e[..., ::-1, :] * (sign_2 * sin_BLH2e)
+    cos_BLH2e, sin_BLH2e = (table_L2e[None, :, None] for table_L2e in tables_2L2e)
+    turned_BLH2e = halves_BLH2e * cos_BLH2e + halves_BLH2e[..., ::-1, :] * sin_BLH2e
     return turned_BLH2e.reshape(x_BLHE.shape).astype(x_BLHE.dtype)
 
 
@@ -83,8 +85,10 @@ class Attention(nnx.Module):
             (x_BLD @ kernel[...]).reshape(windows, length, -1, self.head_dim)
             for kernel in (self.q_proj, self.k_proj, self.v_proj)
         )
-        angle_LE = rotary(length, self.head_dim, self.rope_theta)
-        out_BLHE = causal_attention(rotate(q_BLHE, angle_LE), rotate(k_BLGE, angle_LE), v_BLGE)
+        tables_2L2e = rotary(length, self.head_dim, self.rope_theta)
+        out_BLHE = causal_attention(
+            rotate(q_BLHE, tables_2L2e), rotate(k_BLGE, tables_2L2e), v_BLGE
+        )
         return out_BLHE.reshape(windows, length, -1) @ self.o_proj[...]
 
 
