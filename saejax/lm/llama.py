@@ -44,7 +44,7 @@ def rotary(length: int, head_dim: int, theta: float) -> Float32[np.ndarray, "2 L
       Su et al. 2021, arXiv 2104.09864, section 3.2.2.
     """
     # By numpy, in float64: an angle of thousands of radians keeps too few digits in float32, and
-    # XLA would fuse sines into the rotation and compute them again for every head.
+    # constants leave XLA no sines to compute.
     rate_e = theta ** (-np.arange(0, head_dim, 2) / head_dim)
     angle_Le = np.arange(length)[:, None] * rate_e[None]
     cos_Le, sin_Le = np.cos(angle_Le), np.sin(angle_Le)
