@@ -140,9 +140,14 @@ def _measure(task: Task) -> dict[str, Any]:
     keep_pages()
     # jaxlib and torch make a thread for each core of this set, when they first compute.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.cores])
+    # Libraries, which are left out of the memory.
     if task.solver == "transformers":
         import torch  # noqa: F401  # pyright: ignore[reportMissingImports]
         from transformers.models.llama import modeling_llama  # noqa: F401
+    else:
+        import jax
+
+        jax.devices()
     memory = PeakMemory()
     capture = SOLVERS[task.solver](task.source, task.hookpoint, task.tokens, task.dtype)
     load_bytes = memory.host_bytes()
