@@ -325,7 +325,7 @@ def test_foreign_directory_is_refused(cfg, tmp_path):
         ("lm.source", "/no/such/model", "/no/such/model"),
         ("data.source", "/no/such/text.txt", "/no/such/text.txt"),
         ("train.batch_tokens", 32 * 999, "144 windows|48 in 3 epochs"),
-        ("data.context_length", 128, "at most 64 positions"),
+        ("data.context_length", 128, "at most 64 tokens"),
         ("mesh.data", 8, "windows_per_batch=12 must divide by the 8 devices"),
     ],
 )

@@ -15,7 +15,7 @@ from saejax.lm.attention import causal_attention
 from saejax.lm.decoder_config import DecoderConfig, check_numbers
 from saejax.lm.fields import Fields
 from saejax.lm.layers import NONLINEARITIES, LayerNorm, Linear, Weights
-from saejax.lm.rope import Rope, angles, read_rope, rotate
+from saejax.lm.rope import Rope, read_rope, rotate, tables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,10 @@ class Attention(nnx.Module):
         # The output of the fused product is ordered by head, then query, key, value.
         fused = self.query_key_value(x_BLD).reshape(windows, length, self.num_heads, -1)
         q_BLHE, k_BLHE, v_BLHE = jnp.split(fused, 3, axis=-1)
-        angle_LR = angles(self.rope, length)
-        out_BLHE = causal_attention(rotate(q_BLHE, angle_LR), rotate(k_BLHE, angle_LR), v_BLHE)
+        tables_2L2r = tables(self.rope, length)
+        out_BLHE = causal_attention(
+            rotate(q_BLHE, tables_2L2r), rotate(k_BLHE, tables_2L2r), v_BLHE
+        )
         return self.dense(out_BLHE.reshape(windows, length, width))
 
 

@@ -16,7 +16,7 @@ from saejax.lm.attention import causal_attention
 from saejax.lm.decoder_config import DecoderConfig, check_numbers
 from saejax.lm.fields import Fields
 from saejax.lm.layers import Linear, RmsNorm, Weights
-from saejax.lm.rope import Rope, angles, read_rope, rotate
+from saejax.lm.rope import Rope, read_rope, rotate, tables
 
 # Tokens that sliding attention reaches back where config.json does not say (transformers'
 # default).
@@ -151,8 +151,10 @@ class Attention(nnx.Module):
             project(x_BLD).reshape(windows, length, -1, self.head_dim)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        angle_LE = angles(self.rope, length)
-        out_BLHE = causal_attention(rotate(q_BLHE, angle_LE), rotate(k_BLGE, angle_LE), v_BLGE)
+        tables_2L2r = tables(self.rope, length)
+        out_BLHE = causal_attention(
+            rotate(q_BLHE, tables_2L2r), rotate(k_BLGE, tables_2L2r), v_BLGE
+        )
         return self.o_proj(out_BLHE.reshape(windows, length, -1))
 
 

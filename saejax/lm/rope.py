@@ -1,6 +1,7 @@
 """Rotary position embeddings, plain, of a part of each head, or scaled for longer contexts.
 
-Letters: B windows, L context length, H heads, E width of a head, R dimensions that are rotated.
+Letters: B windows, L context length, H heads, E width of a head, R dimensions that are rotated, r
+half of them.
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from saejax.errors import InputError
 from saejax.lm.fields import Fields
@@ -97,7 +98,7 @@ def check_rope(rope: Rope, head_dim: int, where: object) -> Rope:
     return rope
 
 
-def rates(rope: Rope) -> Float[np.ndarray, " half_R"]:
+def rates(rope: Rope) -> Float[np.ndarray, " r"]:
     """Radians per token, theta^(-2i/R), slowed down where the embedding is scaled; in float64.
 
     References:
@@ -112,25 +113,26 @@ def rates(rope: Rope) -> Float[np.ndarray, " half_R"]:
     return rate * (kept + (1 - kept) / rope.factor)
 
 
-def angles(rope: Rope, length: int) -> Float[Array, "L R"]:
-    """Angles, position x rate, in radians; each rate is in both halves of R."""
-    # In float64: an angle of thousands of radians keeps too few digits in float32.
-    half = np.arange(length)[:, None] * rates(rope)[None]
-    return jnp.asarray(np.concatenate([half, half], axis=-1) % (2 * np.pi), "float32")
+def tables(rope: Rope, length: int) -> Float32[np.ndarray, "2 L 2 r"]:
+    """Cosine and signed sine of the angles, position x rate, for both halves of R."""
+    # By numpy, in float64: an angle of thousands of radians keeps too few digits in float32, and
+    # constants leave XLA no sines to compute.
+    angle_Lr = np.arange(length)[:, None] * rates(rope)[None]
+    cos_Lr, sin_Lr = np.cos(angle_Lr), np.sin(angle_Lr)
+    both = np.stack([cos_Lr, cos_Lr], axis=1), np.stack([-sin_Lr, sin_Lr], axis=1)
+    return np.stack(both).astype(np.float32)
 
 
 def rotate(
-    x_BLHE: Float[Array, "B L H E"], angle_LR: Float[Array, "L R"]
+    x_BLHE: Float[Array, "B L H E"], tables_2L2r: Float32[np.ndarray, "2 L 2 r"]
 ) -> Float[Array, "B L H E"]:
     """Rotates dimension i of each head with i + R/2 (Hugging Face's order), in float32."""
-    # (a, b) to (a cos - b sin, b cos + a sin), with the halves on an axis of their own: they are
-    # swapped by reading in reverse, where a concatenation would be written and read.
-    length, dims = angle_LR.shape
-    halves_BLH2r = x_BLHE[..., :dims].astype(jnp.float32).reshape(*x_BLHE.shape[:-1], 2, -1)
-    cos_BLH2r, sin_BLH2r = (f(angle_LR).reshape(1, length, 1, 2, -1) for f in (jnp.cos, jnp.sin))
-    sign_2 = jnp.array([-1.0, 1.0])[None, None, None, :, None]
-    turned_BLH2r = halves_BLH2r * cos_BLH2r + halves_BLH2r[..., ::-1, :] * (sign_2 * sin_BLH2r)
-    turned_BLHR = turned_BLH2r.reshape(*x_BLHE.shape[:-1], dims).astype(x_BLHE.dtype)
-    if dims == x_BLHE.shape[-1]:
-        return turned_BLHR
+    dims = 2 * tables_2L2r.shape[-1]
+    # (a, b) to (a cos - b sin, b cos + a sin), with the halves of R on an axis of their own:
+    # they are swapped by reading in reverse, where a concatenation would be written and read.
+    x_BLHR = x_BLHE[..., :dims]
+    halves_BLH2r = x_BLHR.astype(jnp.float32).reshape(*x_BLHE.shape[:-1], 2, -1)
+    cos_BLH2r, sin_BLH2r = (table_L2r[None, :, None] for table_L2r in tables_2L2r)
+    turned_BLH2r = halves_BLH2r * cos_BLH2r + halves_BLH2r[..., ::-1, :] * sin_BLH2r
+    turned_BLHR = turned_BLH2r.reshape(x_BLHR.shape).astype(x_BLHE.dtype)
     return jnp.concatenate([turned_BLHR, x_BLHE[..., dims:]], axis=-1)

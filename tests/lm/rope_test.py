@@ -8,7 +8,7 @@ import pytest
 
 from saejax.errors import InputError
 from saejax.lm.fields import Fields
-from saejax.lm.rope import Rope, angles, rates, read_rope, rotate
+from saejax.lm.rope import Rope, rates, read_rope, rotate, tables
 
 # Llama 3.1's and 3.2's.
 LLAMA3 = {
@@ -55,14 +55,14 @@ def test_llama3_slows_down_long_wavelengths():
 def test_linear_is_a_context_that_is_stretched():
     stretched = read({"type": "linear", "factor": 4.0, "rope_theta": 300.0}, 8)
     plain = read({"rope_theta": 300.0}, 8)
-    np.testing.assert_allclose(angles(stretched, 41)[::4], angles(plain, 11), atol=1e-6)
+    np.testing.assert_allclose(tables(stretched, 41)[:, ::4], tables(plain, 11), atol=1e-6)
 
 
 def test_only_the_first_dimensions_turn():
     rng = np.random.default_rng(0)
     x_BLHE = rng.normal(size=(1, 5, 2, 8)).astype(np.float32)
     rope = Rope(theta=100.0, dims=4)
-    found = np.asarray(rotate(jnp.asarray(x_BLHE), angles(rope, 5)))
+    found = np.asarray(rotate(jnp.asarray(x_BLHE), tables(rope, 5)))
     np.testing.assert_array_equal(found[..., 4:], x_BLHE[..., 4:])
     for position in range(5):
         for i in range(2):
@@ -76,10 +76,10 @@ def test_only_the_first_dimensions_turn():
 def test_scores_depend_on_distance_alone():
     rng = np.random.default_rng(0)
     q_E, k_E = (jnp.asarray(rng.normal(size=32), jnp.float32) for _ in range(2))
-    angle_LR = angles(read(LLAMA3, 32), 300)
+    tables_2L2r = tables(read(LLAMA3, 32), 300)
     many = jnp.ones((1, 300, 1, 1))
-    q_LE = rotate(q_E[None, None, None] * many, angle_LR)[0, :, 0]
-    k_LE = rotate(k_E[None, None, None] * many, angle_LR)[0, :, 0]
+    q_LE = rotate(q_E[None, None, None] * many, tables_2L2r)[0, :, 0]
+    k_LE = rotate(k_E[None, None, None] * many, tables_2L2r)[0, :, 0]
     score_LL = np.asarray(q_LE @ k_LE.T)
     np.testing.assert_allclose(score_LL[7:, 7:], score_LL[:-7, :-7], atol=1e-4)
 
