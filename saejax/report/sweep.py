@@ -21,6 +21,8 @@ _COLOURS = (
     style.BLACK,
 )
 _MARKERS = "osD^vPX"
+# More would leave the page where a label names several fields.
+_LEGEND_COLUMNS = 2
 
 
 def pareto_figure(result: dict[str, Any], *, title: str = "") -> Figure:
@@ -40,7 +42,7 @@ def pareto_figure(result: dict[str, Any], *, title: str = "") -> Figure:
     for run in result["runs"]:
         label = ", ".join(str(run[path]) for path in kinds)
         curves.setdefault(label, []).append((np.mean(run["l0"]), np.mean(run["fvu"])))
-    rows = -(-len(curves) // 3) if len(curves) > 1 else 0
+    rows = -(-len(curves) // _LEGEND_COLUMNS) if len(curves) > 1 else 0
     figure = style.new_figure(3.6 + 0.2 * rows, title)
     axes = style.add_axes(figure, 0.7, 0.55 + 0.2 * rows, 4.7, 2.6)
     for i, (label, points) in enumerate(curves.items()):
@@ -52,5 +54,5 @@ def pareto_figure(result: dict[str, Any], *, title: str = "") -> Figure:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     if rows:
-        style.add_legend(figure, axes.get_lines(), 0.7, 0.05 + 0.2 * rows, columns=3)
+        style.add_legend(figure, axes.get_lines(), 0.7, 0.05 + 0.2 * rows, columns=_LEGEND_COLUMNS)
     return figure
