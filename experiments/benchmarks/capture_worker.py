@@ -9,7 +9,6 @@ Dimension letters: W windows, L tokens of a window, D activation width.
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int
+from worker import run_worker
 
 from saejax.config import SAMPLE_LM, SAMPLE_TEXT, DataConfig
 from saejax.data.corpus import read_windows
@@ -54,19 +54,12 @@ class Task:
 
     def run(self) -> dict[str, Any]:
         """What a new process measures, or under "failed" why it could not."""
-        # Nothing compiled earlier, so that every process does the same.
-        env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-        done = subprocess.run(
-            [sys.executable, __file__],
-            input=json.dumps(dataclasses.asdict(self)),
-            env=env | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
+        return run_worker(
+            __file__,
+            json.dumps(dataclasses.asdict(self)),
+            JAX_PLATFORMS="cpu",
+            CUDA_VISIBLE_DEVICES="",
         )
-        if done.returncode == 0:
-            return json.loads(done.stdout.splitlines()[-1])
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        return {"failed": f"exit code {done.returncode}: {lines[-1]}"}
 
 
 def sample_tokens(windows: int, length: int) -> list[list[int]]:

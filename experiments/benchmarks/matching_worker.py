@@ -7,10 +7,7 @@ and one that dies takes nothing with it. T: rows in a tile, C: columns in a chun
 import dataclasses
 import json
 import math
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +17,7 @@ from typing import Any
 import numpy as np
 from instances import planted_pair
 from jaxtyping import Float32
+from worker import run_worker
 
 from saejax.memory import PeakMemory
 
@@ -70,16 +68,7 @@ class Task:
 
     def run(self) -> dict[str, Any]:
         """What a new process measures; or why it could not, under "note" or "failed"."""
-        command = [sys.executable, __file__, json.dumps(dataclasses.asdict(self))]
-        # Nothing compiled earlier, or the first solve would not compile.
-        env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        if done.returncode == 0:
-            return json.loads(done.stdout.splitlines()[-1])
-        if done.returncode == -signal.SIGKILL:
-            return {"failed": "killed, as happens when memory runs out"}
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        return {"failed": f"exit code {done.returncode}: {lines[-1]}"}
+        return run_worker(__file__, json.dumps(dataclasses.asdict(self)))
 
 
 def _costs(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
@@ -254,5 +243,5 @@ def _measure_shares(task: Task) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    given = Task(**json.loads(sys.argv[1]))
+    given = Task(**json.loads(sys.stdin.read()))
     print(json.dumps((_measure_shares if given.solver == SHARES else _measure)(given)))

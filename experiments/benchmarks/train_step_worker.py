@@ -10,8 +10,6 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ import numpy as np
 import train_step_peers as peers
 from jaxtyping import Float32
 from train_step_peers import Start
+from worker import run_worker
 
 from saejax.config import Config, SaeConfig, TrainConfig
 from saejax.memory import PeakMemory, keep_pages
@@ -101,18 +100,14 @@ class Task:
 
     def run(self) -> dict[str, Any]:
         """What a new process measures, or under "failed" why it could not."""
-        command = [sys.executable, __file__, json.dumps(dataclasses.asdict(self))]
-        # Nothing compiled earlier, so that every process does the same. All on the CPU, where
-        # sparsify's Triton kernel cannot run.
-        env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-        env |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "SPARSIFY_DISABLE_TRITON": "1"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        if done.returncode == 0:
-            return json.loads(done.stdout.splitlines()[-1])
-        if done.returncode == -signal.SIGKILL:
-            return {"failed": "killed, as happens when memory runs out"}
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        return {"failed": f"exit code {done.returncode}: {lines[-1]}"}
+        # All on the CPU, where sparsify's Triton kernel cannot run.
+        return run_worker(
+            __file__,
+            json.dumps(dataclasses.asdict(self)),
+            JAX_PLATFORMS="cpu",
+            CUDA_VISIBLE_DEVICES="",
+            SPARSIFY_DISABLE_TRITON="1",
+        )
 
 
 def _measure(task: Task) -> dict[str, Any]:
@@ -151,4 +146,4 @@ def _packages(solver: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(Task(**json.loads(sys.argv[1])))))
+    print(json.dumps(_measure(Task(**json.loads(sys.stdin.read())))))
