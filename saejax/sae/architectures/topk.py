@@ -145,11 +145,17 @@ def _auxk(
     wanted = left_BE.shape[1] // 2
     num_dead = lax.psum(batch.dead.sum(), axes.latent)
     split = axes.latent if lax.axis_size(axes.latent) > 1 else None
-    index_BA, kept_BA = sparse.select(jnp.where(batch.dead[None], pre_BN, 0.0), wanted, split)
-    value_BA = jax.nn.relu(sparse.preactivations_at(pre_BN, index_BA, *encoder))
-    found_BE = _decode(params, jnp.where(kept_BA, value_BA, 0.0), index_BA, axes)
-    scale = jnp.minimum(num_dead / wanted, 1.0)
-    return scale * squared_error(left_BE, found_BE, axes) / batch.total_variance
+
+    def term() -> Float[Array, ""]:
+        index_BA, kept_BA = sparse.select(jnp.where(batch.dead[None], pre_BN, 0.0), wanted, split)
+        value_BA = jax.nn.relu(sparse.preactivations_at(pre_BN, index_BA, *encoder))
+        found_BE = _decode(params, jnp.where(kept_BA, value_BA, 0.0), index_BA, axes)
+        scale = jnp.minimum(num_dead / wanted, 1.0)
+        return scale * squared_error(left_BE, found_BE, axes) / batch.total_variance
+
+    # In most steps nothing is dead, and the D/2 candidates would cost as much as all the rest. The
+    # 0 is their number, since a new one would be of another kind on the mesh.
+    return lax.cond(num_dead > 0, term, lambda: num_dead.astype(left_BE.dtype))
 
 
 TOPK = Architecture(partial(loss, over_batch=False))

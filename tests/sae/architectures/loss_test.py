@@ -176,6 +176,18 @@ def test_loss_and_gradients_equal_dense_autodiff(case, dtype, tolerance):
         assert_dense_autodiff_agrees(value, grads, (params, x, None, dead), cfg, tolerance)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_auxk_of_no_dead_latents_is_nothing(sizes):
+    cfg = CASES["auxk"]
+    params = make_params(cfg.arch, "float32")
+    x, dead = data("float32")
+    none = jnp.zeros_like(dead)
+    value, grads, _ = ours(params, x, None, none, cfg, sizes)
+    assert_dense_autodiff_agrees(value, grads, (params, x, None, none), cfg, 2e-6)
+    without, _, _ = ours(params, x, None, dead, SaeConfig(k=cfg.k), sizes)
+    assert float(value) == float(without)
+
+
 def assert_dense_autodiff_agrees(value, grads, given, cfg, tolerance):
     with jax.numpy_rank_promotion("allow"):
         expected, oracle_grads = jax.jit(jax.value_and_grad(oracle), static_argnums=4)(
