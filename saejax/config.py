@@ -36,6 +36,9 @@ class DataConfig:
     # `org/name@revision` on the Hugging Face hub; or .bin files of uint16 ids, which are cut into
     # windows as they are (the paper's Pile, as Pythia saw it: github.com/EleutherAI/pythia).
     source: str = SAMPLE_TEXT
+    # Subset (configuration) of a data set on the hub that has several, as "en" of `allenai/c4` or
+    # "wikitext-103-raw-v1" of `Salesforce/wikitext`; "" is the default one.
+    subset: str = ""
     # Split of a data set on the hub or of `datasets.save_to_disk`; "" is "train", or all there is.
     split: str = ""
     # Field or column of a record that holds the text.

@@ -140,7 +140,7 @@ def read_windows(cfg: DataConfig, tokenizer: TextEncoder, *, vocab_size: int) ->
 
 def _check_bare(cfg: DataConfig) -> None:
     """Refuses what files of bare ids cannot give."""
-    for field, plain in (("documents", "packed"), ("bos", "none"), ("split", "")):
+    for field, plain in (("documents", "packed"), ("bos", "none"), ("subset", ""), ("split", "")):
         if getattr(cfg, field) != plain:
             raise InputError(
                 f"data.{field}={getattr(cfg, field)}: {cfg.source} holds bare ids, whose windows "

@@ -9,9 +9,9 @@ from saejax.lm.checkpoint import Checkpoint, fingerprint
 from saejax.lm.decoder import Decoder, build
 from saejax.lm.decoder_config import DecoderConfig, tensor_shapes
 from saejax.lm.llama_gguf import open_llama_gguf
-from saejax.lm.safetensors import open_directory
+from saejax.lm.safetensors import open_directory, read_config
 from saejax.progress import Progress
-from saejax.sources import MODEL_FILES, resolve
+from saejax.sources import CONFIG_FILES, MODEL_FILES, resolve
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -26,15 +26,28 @@ class Lm:
 
 
 def load_config(source: str) -> DecoderConfig:
-    """The model's configuration; its files are checked and no weights are read.
+    """The model's configuration; of a directory, or a repository on the hub, config.json alone.
 
     Args:
       source: As for `load_lm`.
 
     Raises:
-      InputError: As for `load_lm`.
+      InputError: If the source does not exist or is not a plain model of one of the families.
     """
-    return _open(source).config
+    path = resolve(source, hub_files=CONFIG_FILES)
+    return read_config(path) if path.is_dir() else _open(source).config
+
+
+def lm_fingerprint(source: str) -> str:
+    """`Lm.fingerprint`, from files that are checked but whose weights are not read.
+
+    Args:
+      source: As for `load_lm`.
+
+    Raises:
+      InputError: As for `load_lm`, but for values that are not finite.
+    """
+    return fingerprint(_open(source).files)
 
 
 def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = None) -> Lm:
