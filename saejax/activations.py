@@ -56,6 +56,11 @@ _DECISIVE = (
 )
 
 
+def stored(cfg: Config) -> dict[str, Any]:
+    """The fields that decide what a store of activations holds, by dotted path."""
+    return {path: x for path, x in flatten(cfg).items() if path.startswith(_DECISIVE)}
+
+
 def open_activations(
     cfg: Config, hookpoints: tuple[str, ...], store: Path, mesh: Mesh, *, norms_of: str
 ) -> tuple[WindowSource, Activations]:

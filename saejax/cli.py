@@ -5,11 +5,13 @@ import difflib
 import hashlib
 import os
 import platform
+import runpy
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -105,6 +107,23 @@ def config(flag: flags.FlagHolder) -> Config:
     except (OSError, AttributeError, SyntaxError, ImportError) as error:
         raise InputError(f"--config: {error}") from None
     raise InputError(f"--config: get_config() must return a saejax.Config, not {type(cfg)}")
+
+
+def config_sweep(flag: flags.FlagHolder) -> dict[str, dict[str, Any]]:
+    """What `get_sweep()` of the `--config` file gives; {} without such a function.
+
+    Raises:
+      InputError: If it does not map names to fields and values.
+    """
+    path = config_flags.get_config_filename(flags.FLAGS[flag.name])
+    get_sweep = runpy.run_path(path).get("get_sweep", dict)
+    sweep = get_sweep()
+    if not isinstance(sweep, dict) or not all(isinstance(c, dict) for c in sweep.values()):
+        raise InputError(
+            f"{path}: get_sweep() must return fields and values by name of the run, as "
+            '{"k=64": {"sae.k": 64}}'
+        )
+    return sweep
 
 
 def _one_line(message: str) -> str:

@@ -54,7 +54,11 @@ def train_run(cfg: Config, run: RunDir, logger: WandbLogger | None = None) -> di
 
 
 def train_together(
-    jobs: Sequence[tuple[Config, RunDir]], store: Path, logger: WandbLogger | None = None
+    jobs: Sequence[tuple[Config, RunDir]],
+    store: Path,
+    logger: WandbLogger | None = None,
+    *,
+    norms_of: str = "",
 ) -> list[dict[int, Sae] | None]:
     """Trains several runs on one pass of the language model, or what is left of them.
 
@@ -62,10 +66,12 @@ def train_together(
     a step of every run. The states of all runs are held at once.
 
     Args:
-      jobs: Configurations and directories. The configurations agree in all but what
-        `saejax.sweep.vary` lets differ.
+      jobs: Configurations and directories. The configurations agree in model, data, mesh and
+        `train.batch_tokens`.
       store: Folder for the activations, with `data.activations=store`.
       logger: Gets the metrics; for a single run.
+      norms_of: Hook point of the norms that `data.max_norm_multiple` is about; "" for the first
+        one of the first run.
 
     Returns:
       The autoencoder of each seed for each run; None for a run that became non-finite while
@@ -77,7 +83,7 @@ def train_together(
     """
     results = {run.root: _exported(cfg, run) for cfg, run in jobs}
     # The same whichever runs are left to do, since their tokens must be.
-    norms_of = jobs[0][0].hookpoint
+    norms_of = norms_of or jobs[0][0].hookpoint
     todo = [(cfg, run) for cfg, run in jobs if results[run.root] is None]
     if todo:
         members = _train(todo, store, norms_of, logger)
@@ -85,6 +91,29 @@ def train_together(
             if member.failed is None:
                 results[run.root] = _export(cfg, run, member.state)
     return [results[run.root] for _, run in jobs]
+
+
+def capture_store(jobs: Sequence[tuple[Config, RunDir]], store: Path, *, norms_of: str) -> None:
+    """Writes the activations that runs of the same `stored` data have still to read, in one pass.
+
+    Args:
+      jobs: Configurations and directories; finished runs read nothing.
+      store: Folder for the activations.
+      norms_of: As for `train_together`.
+
+    Raises:
+      InputError: As `open_activations`.
+    """
+    todo = [cfg for cfg, run in jobs if not _is_exported(cfg, run)]
+    if todo:
+        mesh = mesh_lib.make_mesh(todo[0].mesh)
+        open_activations(todo[0], _hookpoints(todo), store, mesh, norms_of=norms_of)
+
+
+def _hookpoints(cfgs: Sequence[Config]) -> tuple[str, ...]:
+    """All that runs read, once each."""
+    places = (name for cfg in cfgs for name in (cfg.hookpoint, cfg.target_hookpoint))
+    return tuple(dict.fromkeys(name for name in places if name))
 
 
 def _train(
@@ -96,8 +125,7 @@ def _train(
     for each, _ in jobs:
         mesh_lib.check_divides(mesh, mesh_lib.SEED, init_seeds=len(each.init_seeds))
         mesh_lib.check_divides(mesh, mesh_lib.LATENT, num_latents=each.sae.num_latents)
-    places = (name for each, _ in jobs for name in (each.hookpoint, each.target_hookpoint))
-    hookpoints = tuple(dict.fromkeys(name for name in places if name))
+    hookpoints = _hookpoints([each for each, _ in jobs])
     part, parts = mesh_lib.batch_part(mesh)
     source, activations = open_activations(cfg, hookpoints, store, mesh, norms_of=norms_of)
     total = num_steps(cfg, len(source))
@@ -131,10 +159,14 @@ def _train(
 
 def _exported(cfg: Config, run: RunDir) -> dict[int, Sae] | None:
     """The autoencoders of a run that is finished."""
-    folders = {seed: run.sae(cfg.hookpoint, seed) for seed in cfg.init_seeds}
-    if not all((folder / "cfg.json").exists() for folder in folders.values()):
+    if not _is_exported(cfg, run):
         return None
-    return {seed: load_sae(folder) for seed, folder in folders.items()}
+    return {seed: load_sae(run.sae(cfg.hookpoint, seed)) for seed in cfg.init_seeds}
+
+
+def _is_exported(cfg: Config, run: RunDir) -> bool:
+    folders = (run.sae(cfg.hookpoint, seed) for seed in cfg.init_seeds)
+    return all((folder / "cfg.json").exists() for folder in folders)
 
 
 def _export(cfg: Config, run: RunDir, state: TrainState) -> dict[int, Sae]:

@@ -1,27 +1,46 @@
-"""Ablations: runs that differ in some fields of the configuration and share one pass of the model.
+"""Ablations: runs that differ in some fields of the configuration and share passes of the model.
 
 A sweep is a directory of runs, each complete in itself, and `results/sweep.json` over all of them.
 """
 
 import copy
+import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from saejax.activations import stored
 from saejax.config import HOOKPOINT_WILDCARDS, Config
 from saejax.config_check import check
 from saejax.config_json import flatten
 from saejax.errors import InputError
 from saejax.files import atomic_write
 from saejax.lm import expand_hookpoints, load_config
+from saejax.run import capture_store, train_together
 from saejax.rundir import RunDir, commit, versions
+from saejax.sae import Sae
+from saejax.train.metrics import NonFiniteError
 
-# What a step of all runs has in common: tokens, activations, devices.
+# What a step of runs in lockstep has in common: tokens, activations, devices.
 _SHARED = ("lm.", "data.", "data_seed", "mesh.", "train.batch_tokens")
+# Of each pair of seeds, from results/overlap.json of the run.
+_OF_PAIRS = (
+    "seeds",
+    "method",
+    "threshold",
+    "shared_frac",
+    "aligned_frac",
+    "decoder_frac",
+    "agreement_frac",
+    "max_cosine_frac",
+    "mean_cosine",
+    "certified",
+)
 # Last part of a training that its final metrics are a mean of, since a step sees few tokens.
 _FINAL_FRAC = 0.1
 
@@ -31,8 +50,7 @@ def vary(cfg: Config, axes: Sequence[str]) -> dict[str, Config]:
 
     Args:
       cfg: All other fields.
-      axes: As `sae.k=16,32,64`, one field each; fields of the model, the data, the mesh and
-        `train.batch_tokens` cannot vary. A hook point may be a pattern, as
+      axes: As `sae.k=16,32,64`, one field each. A hook point may be a pattern, as
         `hookpoint=layers.*.mlp` (see `saejax.lm.expand_hookpoints`).
 
     Returns:
@@ -54,10 +72,6 @@ def vary(cfg: Config, axes: Sequence[str]) -> dict[str, Config]:
             raise InputError(
                 f"--vary={axis}: write a field of the configuration and its values, as sae.k=16,32"
             )
-        if path.startswith(_SHARED):
-            raise InputError(
-                f"--vary={axis}: all runs of a sweep have the same {path}; make a sweep for each"
-            )
         parsed = [_parse(axis, value, fields[path]) for value in values.split(",")]
         if path in ("hookpoint", "target_hookpoint") and HOOKPOINT_WILDCARDS.intersection(values):
             lm_config = load_config(cfg.lm.source)
@@ -65,22 +79,103 @@ def vary(cfg: Config, axes: Sequence[str]) -> dict[str, Config]:
         choices.append([(path, value) for value in parsed])
     made: dict[str, Config] = {}
     for combination in itertools.product(*choices):
-        each = copy.deepcopy(cfg)
-        for path, value in combination:
-            *parents, last = path.split(".")
-            target: Any = each
-            for parent in parents:
-                target = getattr(target, parent)
-            setattr(target, last, value)
         name = ",".join(f"{path.rpartition('.')[2]}={value}" for path, value in combination)
-        try:
-            check(each)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
         if name in made:
             raise InputError(f"--vary names {name} twice")
-        made[name] = each
+        made[name] = _changed(cfg, name, dict(combination))
     return made
+
+
+def points(cfg: Config, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Config]:
+    """The runs of a sweep that is written down point by point.
+
+    Args:
+      cfg: All other fields.
+      changes: For each run its name, a folder's, and the fields, any of them, that it changes.
+
+    Returns:
+      Checked configurations by name.
+
+    Raises:
+      InputError: If a field does not exist, or a point is no valid run.
+
+    Example:
+      >>> from saejax.config import Config
+      >>> points(Config(), {"base": {}, "small": {"sae.num_latents": 64}})["small"].sae.num_latents
+      64
+    """
+    fields = flatten(cfg)
+    for name, change in changes.items():
+        for path, value in change.items():
+            if path not in fields:
+                raise InputError(f"{name}: {path} is no field of the configuration")
+            kind = type(fields[path])
+            if type(value) is not kind and (kind, type(value)) != (float, int):
+                raise InputError(f"{name}: {path}={value!r} is not of type {kind.__name__}")
+    return {name: _changed(cfg, name, change) for name, change in changes.items()}
+
+
+def _changed(cfg: Config, name: str, change: Mapping[str, Any]) -> Config:
+    each = copy.deepcopy(cfg)
+    for path, value in change.items():
+        *parents, last = path.split(".")
+        target: Any = each
+        for parent in parents:
+            target = getattr(target, parent)
+        setattr(target, last, value)
+    try:
+        check(each)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return each
+
+
+def train_sweep(
+    jobs: Sequence[tuple[Config, RunDir]], root: Path
+) -> Iterator[tuple[Config, RunDir, dict[int, Sae]]]:
+    """Trains the runs of a sweep, or what is left of them.
+
+    Runs with `data.activations=stream` that read the same tokens train in lockstep, on one pass
+    of the model; their states are in memory at once. Those with `store` train one after another:
+    activations are captured once for all runs of the same model, text and windows, at all of
+    their hook points, before the first of them.
+
+    Args:
+      jobs: Configurations and directories.
+      root: Of the sweep; stores are in `activations/` there.
+
+    Yields:
+      Each run that has its autoencoders, once it does. One that became non-finite is left
+      out with a warning.
+
+    Raises:
+      InputError: As `train_run`.
+      Interrupted: As `train_run`.
+    """
+    groups: dict[str, list[tuple[Config, RunDir]]] = {}
+    for cfg, run in jobs:
+        same = {path: x for path, x in flatten(cfg).items() if path.startswith(_SHARED)}
+        if cfg.data.activations == "store":
+            same = stored(cfg)
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append((cfg, run))
+    for key, group in groups.items():
+        if group[0][0].data.activations == "stream":
+            trained = train_together(group, root)
+            for (cfg, run), saes in zip(group, trained, strict=True):
+                if saes is not None:
+                    yield cfg, run, saes
+            continue
+        store = root / "activations" / hashlib.sha256(key.encode()).hexdigest()[:8]
+        norms_of = group[0][0].hookpoint
+        capture_store(group, store, norms_of=norms_of)
+        for cfg, run in group:
+            try:
+                (saes,) = train_together([(cfg, run)], store, norms_of=norms_of)
+            except NonFiniteError as error:
+                warnings.warn(f"{run.root.name}: {error} The others go on.", stacklevel=2)
+                continue
+            assert saes is not None
+            yield cfg, run, saes
 
 
 def _parse(axis: str, text: str, like: Any) -> Any:
@@ -102,7 +197,8 @@ def collect(root: Path) -> dict[str, Any]:
     Returns:
       `varied`, the fields in which the runs differ, and `runs`: for each its name, the values of
       these fields, and by seed the means over the last tenth of training of FVU, L0 and dead
-      fraction; `shared_frac`, the mean over pairs and the first matching method, or None.
+      fraction; `pairs`, the fractions of each pair of seeds by the first matching method, and
+      `shared_frac`, their mean, or None.
     """
     found: list[tuple[RunDir, Config]] = []
     for path in sorted(root.iterdir()):
@@ -138,17 +234,21 @@ def _numbers(run: RunDir) -> dict[str, Any]:
     def mean(metric: str) -> list[float]:
         return np.mean([line[metric] for line in last], axis=0).tolist()
 
-    shared = None
+    pairs: list[dict[str, Any]] = []
     if run.result("overlap").exists():
-        pairs = json.loads(run.result("overlap").read_text())["pairs"]
-        first = [pair for pair in pairs if pair["method"] == pairs[0]["method"]]
-        shared = float(np.mean([pair["shared_frac"] for pair in first]))
+        found = json.loads(run.result("overlap").read_text())["pairs"]
+        pairs = [
+            {name: pair[name] for name in _OF_PAIRS}
+            for pair in found
+            if pair["method"] == found[0]["method"]
+        ]
     return {
         "fvu": mean("train/fvu"),
         "l0": mean("train/l0"),
         "dead_frac": mean("train/dead_frac"),
         "tokens": lines[-1]["tokens"],
-        "shared_frac": shared,
+        "pairs": pairs,
+        "shared_frac": float(np.mean([p["shared_frac"] for p in pairs])) if pairs else None,
     }
 
 
