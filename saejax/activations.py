@@ -92,8 +92,9 @@ def _open_text(cfg: Config, hookpoints: tuple[str, ...], mesh: Mesh, norms_of: s
         cfg.lm.source,
         dtype=cfg.lm.dtype,
         num_layers=max(layers_needed(lm_config, hookpoint) for hookpoint in read),
+        mesh=mesh,
     )
-    capture_on_mesh = make_capture(lm, read, mesh=mesh)
+    capture_on_mesh = make_capture(lm, read)
     to_mesh = _to_mesh(mesh)
 
     @jax.jit
