@@ -1,6 +1,7 @@
 """Weights split over eight devices, and windows spread over them, against one device."""
 
 import math
+import re
 import zlib
 
 import jax
@@ -22,7 +23,7 @@ MESHES = [(1, 8, 1), (1, 2, 4), (2, 2, 2)]
 
 # Fewer key-value heads than devices along "latent" in (1, 2, 4); all other sizes divide by 8.
 LLAMA = {
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "hidden_size": 32,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -35,7 +36,7 @@ SMALL = {
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "gpt_neox": LLAMA,
-    "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 50, "n_positions": 16},
+    "gpt2": {"n_layer": 3, "n_embd": 32, "n_head": 4, "vocab_size": 50, "n_positions": 16},
 }
 
 
@@ -88,10 +89,11 @@ def compiled(lm, names, tokens_BL):
 
 
 def check_equal(family, sizes, tokens_BL, **changes):
-    """All hook points on a mesh, as on one device; returns the model on the mesh."""
+    """All parts of the last block on a mesh, as on one device; returns the model on the mesh."""
     mesh = make_mesh(sizes)
     alone, meshed = (random_lm(family, m, **changes) for m in (None, mesh))
-    names = hookpoints(alone.config)
+    first, *others = hookpoints(alone.config)
+    names = (first, *others[-5:])
     expected = make_capture(alone, names)(tokens_BL)
     found = make_capture(meshed, names)(on(mesh, tokens_BL))
     for name in names:
@@ -101,8 +103,18 @@ def check_equal(family, sizes, tokens_BL, **changes):
     return meshed
 
 
-@pytest.mark.parametrize("sizes", MESHES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [
+        pytest.param(
+            family,
+            sizes,
+            marks=() if sizes == (2, 2, 2) or family == "llama" else pytest.mark.slow,
+        )
+        for family in FAMILIES
+        for sizes in MESHES
+    ],
+)
 def test_split_weights_give_what_one_device_gives(split, family, sizes):
     lm = check_equal(family, sizes, tokens())
     # Matrices in eight parts, and copies of norms and biases.
@@ -111,36 +123,35 @@ def test_split_weights_give_what_one_device_gives(split, family, sizes):
     assert set(bytes_by_device(lm.model).values()) == {share}
 
 
-@pytest.mark.parametrize("sizes", MESHES)
-def test_sizes_that_do_not_divide(split, sizes):
+def test_sizes_that_do_not_divide(split):
     odd = {"hidden_size": 36, "num_attention_heads": 6, "intermediate_size": 50}
-    lm = check_equal("llama", sizes, tokens(windows=16), **odd)
+    lm = check_equal("llama", (1, 2, 4), tokens(), **odd)
     held = bytes_by_device(lm.model).values()
     assert max(held) < sum(w.nbytes for w in jax.tree.leaves(lm.model)) / 2
 
 
-@pytest.mark.parametrize("windows", [2, 4, 8])
-def test_windows_that_few_devices_can_share(windows):
+def test_split_weights_are_gathered_a_block_at_a_time(split):
+    mesh = make_mesh((2, 2, 2))
+    lm = random_lm("llama", mesh, vocab_size=5000)
+    program = compiled(lm, ["layers.2"], on(mesh, tokens(8, 2))).as_text()
+    shapes = re.findall(r"f32\[([\d,]+)\]\S* all-gather\(", program)
+    # A kernel of the MLP, of which each device computes half of the neurons.
+    assert max(math.prod(map(int, shape.split(","))) for shape in shapes) == 32 * 64 // 2
+
+
+@pytest.mark.parametrize("windows", [4, 8])
+def test_windows_that_some_devices_can_share(windows):
     check_equal("llama", (2, 2, 2), tokens(windows))
 
 
 def test_every_device_reads_windows_of_its_own():
     """Operations of a device do not depend on how the mesh is laid out."""
     flops = []
-    for sizes in MESHES:
+    for sizes in [(1, 8, 1), (2, 2, 2)]:
         mesh = make_mesh(sizes)
-        analysis = compiled(random_lm("llama", mesh), ["layers.1"], on(mesh, tokens()))
-        flops.append(analysis.cost_analysis()["flops"])
-    np.testing.assert_allclose(flops, flops[0], rtol=0.01)
-
-
-@pytest.mark.parametrize("sizes", MESHES)
-def test_split_weights_are_gathered_a_block_at_a_time(split, sizes):
-    mesh = make_mesh(sizes)
-    lm = random_lm("llama", mesh, num_hidden_layers=16, hidden_size=64, intermediate_size=256)
-    memory = compiled(lm, ["layers.15"], on(mesh, tokens(8, 2))).memory_analysis()
-    block_bytes = sum(w.nbytes for w in jax.tree.leaves(lm.model.layers)) / 16
-    assert memory.temp_size_in_bytes < 3 * block_bytes
+        program = compiled(random_lm("llama", mesh), ["layers.1"], on(mesh, tokens()))
+        flops.append(program.cost_analysis()["flops"])
+    np.testing.assert_allclose(*flops, rtol=0.01)
 
 
 def test_only_models_above_the_limit_are_split(monkeypatch):
@@ -163,7 +174,7 @@ def test_only_models_above_the_limit_are_split(monkeypatch):
 def test_one_device_computes_what_it_did(split):
     mesh = mesh_lib.make_mesh(MeshConfig(), devices=jax.devices()[:1])
     alone, meshed = random_lm("gpt2"), random_lm("gpt2", mesh)
-    names = hookpoints(alone.config)
+    names = hookpoints(alone.config)[-6:]
     expected, found = (make_capture(lm, names)(tokens()) for lm in (alone, meshed))
     for name in names:
         np.testing.assert_array_equal(found[name], expected[name])
