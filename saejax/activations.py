@@ -137,8 +137,9 @@ def _make_capture(
         cfg.lm.source,
         dtype=cfg.lm.dtype,
         num_layers=max(layers_needed(text.lm_config, hookpoint) for hookpoint in read),
+        mesh=mesh,
     )
-    capture_on_mesh = make_capture(lm, read, mesh=mesh)
+    capture_on_mesh = make_capture(lm, read)
     to_mesh = _to_mesh(mesh)
 
     @jax.jit
@@ -216,7 +217,7 @@ def _complete_store(
 
 def _describes(cfg: Config, text: _Text, norms_of: str) -> dict[str, Any]:
     """What decides stored activations, besides the windows, by name of the field."""
-    decisive = {path: x for path, x in flatten(cfg).items() if path.startswith(_DECISIVE)}
+    decisive = stored(cfg)
     if cfg.data.exclude_special_tokens:
         decisive["special_ids"] = text.special_ids.tolist()
     if cfg.data.max_norm_multiple:

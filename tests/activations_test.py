@@ -172,10 +172,14 @@ from saejax.config_json import from_json
 from saejax.data import store as store_lib
 from saejax.data.loader import make_batches
 from saejax.errors import InputError
+from saejax.lm import sharding
 
 store_lib._SHARD_TOKENS = 8 * 31
 hookpoints = ("layers.1.mlp", "layers.0")
+copy_bytes = sharding._COPY_BYTES
 for name in sys.argv[4:]:
+    # The model of a stream is split over both processes, that of a store is copied.
+    sharding._COPY_BYTES = 0 if name == "stream" else copy_bytes
     cfg = from_json((Path(root) / f"{name}.json").read_text())
     mesh = mesh_lib.make_mesh(cfg.mesh)
     index, count = mesh_lib.batch_part(mesh)

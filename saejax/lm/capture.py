@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from saejax.errors import InputError
@@ -25,7 +24,7 @@ _LOSS_TOKENS = 256
 Capture = Callable[[Int[Array, "B L"]], dict[str, Float[Array, "B L D"]]]
 
 
-def make_capture(lm: Lm, hookpoints: Sequence[str], *, mesh: Mesh | None = None) -> Capture:
+def make_capture(lm: Lm, hookpoints: Sequence[str]) -> Capture:
     """Compiles the part of a model up to its hook points, all of which one pass serves.
 
     Only the layers before the last hook point run, and of its own block only what it needs.
@@ -33,13 +32,13 @@ def make_capture(lm: Lm, hookpoints: Sequence[str], *, mesh: Mesh | None = None)
     Args:
       lm: The model; the first `layers_needed` layers suffice.
       hookpoints: Of `saejax.lm.hooks.hookpoints`.
-      mesh: Puts a copy of the weights on every device of the mesh, for tokens that live
-        there; without it they stay where they are.
 
     Returns:
       A function from token ids in [0, V) ([B, L] int32, with L at most the model's context
       length) to activations [B, L, D] by hook point, in the type of the weights. Ids are not
-      checked, as that would wait for the device: use `check_tokens` on the corpus.
+      checked, as that would wait for the device: use `check_tokens` on the corpus. With a model on
+      a mesh, windows come and go split over "data", if they can be; copies of the weights also
+      spread them over "seed" and "latent" meanwhile, where their number divides by those devices.
 
     Raises:
       InputError: If the model has no such hook point or does not hold the layers it needs.
@@ -51,11 +50,8 @@ def make_capture(lm: Lm, hookpoints: Sequence[str], *, mesh: Mesh | None = None)
                 f"hookpoint={hookpoint!r} needs {needed} layers, but the model was loaded with "
                 f"num_layers={lm.model.num_layers_held}: load more"
             )
-    model = lm.model
-    if mesh is not None:
-        model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
     hooks = tuple((name, parse_hookpoint(lm.config, name)) for name in hookpoints)
-    return functools.partial(_activations, model, hooks=hooks)
+    return functools.partial(_activations, lm.model, hooks=hooks)
 
 
 @functools.partial(jax.jit, static_argnames="hooks")
@@ -64,7 +60,10 @@ def _activations(
 ) -> dict[str, Float[Array, "B L D"]]:
     _check_length(model.config, tokens_BL.shape[1])
     names, places = zip(*hooks, strict=True)
-    return dict(zip(names, model.activations(tokens_BL, places), strict=True))
+    seen = model.activations(tokens_BL, places)
+    if model.placement is not None:
+        seen = [model.placement.by_data(x_BLD) for x_BLD in seen]
+    return dict(zip(names, seen, strict=True))
 
 
 def logits(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Array, "B L V"]:

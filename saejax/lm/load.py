@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from jax.sharding import Mesh
 
 from saejax.errors import InputError
 from saejax.lm.checkpoint import Checkpoint, fingerprint
@@ -10,6 +11,7 @@ from saejax.lm.decoder import Decoder, build
 from saejax.lm.decoder_config import DecoderConfig, tensor_shapes
 from saejax.lm.llama_gguf import open_llama_gguf
 from saejax.lm.safetensors import open_directory, read_config
+from saejax.lm.sharding import make_placement
 from saejax.progress import Progress
 from saejax.sources import CONFIG_FILES, MODEL_FILES, resolve
 
@@ -50,7 +52,13 @@ def lm_fingerprint(source: str) -> str:
     return fingerprint(_open(source).files)
 
 
-def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = None) -> Lm:
+def load_lm(
+    source: str,
+    *,
+    dtype: str = "float32",
+    num_layers: int | None = None,
+    mesh: Mesh | None = None,
+) -> Lm:
     """Loads a language model of one of the families in `saejax.lm.families`.
 
     Args:
@@ -61,9 +69,11 @@ def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = Non
         float32. On accelerators, float32 products have `jax_default_matmul_precision`.
       num_layers: Read the first layers only, which is all that capture needs (see
         `saejax.lm.hooks.layers_needed`); the whole model unless given.
+      mesh: Devices, of `saejax.mesh.make_mesh`. Weights of up to 4 GiB are copied to each, larger
+        ones are split over them, see `saejax.lm.sharding`.
 
     Returns:
-      The model, on the default device.
+      The model, on the mesh or else on the default device.
 
     Raises:
       InputError: If the source does not exist, is damaged or truncated, has missing, extra or
@@ -79,6 +89,9 @@ def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = Non
         raise InputError(f"num_layers={num_layers}: {source} has {config.num_layers} layers")
     needed = tensor_shapes(config, num_layers)
     total = sum(checkpoint.tensors[name].num_bytes for name in needed)
+    placement = None
+    if mesh is not None:
+        placement = make_placement(config, mesh, num_layers=num_layers, dtype=dtype)
     with Progress("read model", total=total, unit="bytes") as progress:
 
         def read(name: str) -> np.ndarray:
@@ -89,7 +102,7 @@ def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = Non
             progress.advance(tensor.num_bytes)
             return values
 
-        model = build(config, read, num_layers=num_layers, dtype=dtype)
+        model = build(config, read, num_layers=num_layers, dtype=dtype, placement=placement)
     return Lm(config=config, model=model, fingerprint=fingerprint(checkpoint.files))
 
 
