@@ -194,9 +194,8 @@ def _replacements(
 ) -> Float[Array, "R B L E"]:
     """Zeros, the mean, and reconstructions."""
     y_BLE, count_BL1 = y_BLE.astype(jnp.float32), count_BL[..., None]
-    ablations = [
-        jnp.where(count_BL1, x_E[None, None], y_BLE) for x_E in (jnp.zeros_like(mean_E), mean_E)
-    ]
+    fills = (jnp.zeros_like(mean_E), mean_E)
+    ablations = [jnp.where(count_BL1, fill_E[None, None], y_BLE) for fill_E in fills]
     return jnp.stack([*ablations, *y_hats])
 
 
