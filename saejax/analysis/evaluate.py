@@ -101,9 +101,10 @@ def evaluate(
             variance=_variance(seen[target], count_BL, mean_E),
             error=np.stack([each.error for each in found]),
             active=np.stack([each.active for each in found]),
-            loss=np.where(predicts_BL, spliced.loss, 0).sum(axis=-1),
-            replaced_loss=np.where(predicts_BL[None], spliced.replaced_loss, 0).sum(axis=-1),
-            kl=np.where(predicts_BL[None], spliced.kl, 0).sum(axis=-1),
+            **{
+                name: np.where(predicts_BL, x, 0).sum(axis=-1, dtype=np.float64)
+                for name, x in spliced._asdict().items()
+            },
         )
         num_real = int(real_B.sum())
         of_batches.append(Sums(*(np.asarray(x, np.float64)[..., :num_real] for x in whole)))
