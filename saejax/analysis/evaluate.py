@@ -48,7 +48,8 @@ def evaluate(
       windows_WL: Token ids, at least 2 windows, which training should not have used.
       hookpoint: What the autoencoders read.
       target_hookpoint: What transcoders reconstruct, and where they are spliced in.
-      data: Which positions are left out; no other field is looked at.
+      data: Which positions are left out, norms being those at `hookpoint`; no other field is
+        looked at.
       special_ids: Of the tokenizer, for `data.exclude_special_tokens`.
       batch_windows: Windows in a forward pass.
 
@@ -73,32 +74,33 @@ def evaluate(
         keep_BL = ~kept.replaced_BL & real_B[:, None]
         return jnp.pad(keep_BL, ((0, 0), (data.skip_tokens, 0)))
 
+    def batches(label: str) -> Iterator[_Batch]:
+        for tokens_BL, num_real in _padded(windows_WL, batch_windows, label):
+            seen = capture(tokens_BL)
+            count_BL = counted(tokens_BL, seen, jnp.arange(len(tokens_BL)) < num_real)
+            yield _Batch(tokens_BL, count_BL, seen[hookpoint], seen[target], num_real)
+
     num_tokens, sum_E = 0, np.zeros(())
-    for tokens_BL, real_B in _batches(windows_WL, batch_windows, "mean activation"):
-        seen = capture(tokens_BL)
-        count_BL = counted(tokens_BL, seen, real_B)
-        num_tokens += int(count_BL.sum())
-        sum_E = sum_E + np.asarray(_sum(seen[target], count_BL), np.float64)
+    for batch in batches("mean activation"):
+        num_tokens += int(batch.count.sum())
+        sum_E = sum_E + np.asarray(_sum(batch), np.float64)
     mean_E = jnp.asarray(sum_E / num_tokens, jnp.float32)
     if not np.isfinite(mean_E).all():
         raise InputError(f"hookpoint={target!r}: its activations on this text are not finite")
 
-    # Once, not in every call.
-    saes = [jax.device_put(sae) for sae in saes]
+    saes = [jax.device_put(sae) for sae in saes]  # once, not in every call
     of_batches: list[Sums] = []
     residual_SE = np.zeros((len(saes), len(mean_E)))
     uses_SN = [np.zeros(sae.num_latents, np.int64) for sae in saes]
-    for tokens_BL, real_B in _batches(windows_WL, batch_windows, "evaluate"):
-        seen = capture(tokens_BL)
-        count_BL = counted(tokens_BL, seen, real_B)
-        found = [_reconstruct(sae, seen[hookpoint], seen[target], count_BL) for sae in saes]
-        y_RBLE = _replacements(seen[target], count_BL, mean_E, [each.y_hat for each in found])
-        spliced = splice(lm, tokens_BL, target, y_RBLE)
-        predicts_BL = np.asarray(count_BL[:, :-1])
-        whole = Sums(
-            tokens=count_BL.sum(axis=1),
+    for batch in batches("evaluate"):
+        found = [_reconstruct(sae, batch) for sae in saes]
+        y_RBLE = _replacements(batch, mean_E, [each.y_hat for each in found])
+        spliced = splice(lm, batch.tokens, target, y_RBLE)
+        predicts_BL = np.asarray(batch.count[:, :-1])
+        sums = Sums(
+            tokens=batch.count.sum(axis=1),
             predictions=predicts_BL.sum(axis=1),
-            variance=_variance(seen[target], count_BL, mean_E),
+            variance=_variance(batch, mean_E),
             error=np.stack([each.error for each in found]),
             active=np.stack([each.active for each in found]),
             **{
@@ -106,13 +108,22 @@ def evaluate(
                 for name, x in spliced._asdict().items()
             },
         )
-        num_real = int(real_B.sum())
-        of_batches.append(Sums(*(np.asarray(x, np.float64)[..., :num_real] for x in whole)))
+        of_batches.append(Sums(*(np.asarray(x, np.float64)[..., : batch.num_real] for x in sums)))
         residual_SE += np.stack([each.residual for each in found])
         for uses_N, each in zip(uses_SN, found, strict=True):
             uses_N += np.asarray(each.uses)
     sums = Sums(*(np.concatenate(parts, axis=-1) for parts in zip(*of_batches, strict=True)))
     return from_sums(sums, residual_SE, uses_SN)
+
+
+class _Batch(NamedTuple):
+    """Windows, and what the model has in them."""
+
+    tokens: Int[Array, "B L"]
+    count: Bool[Array, "B L"]  # whether a position is replaced, and counts
+    x: Float[Array, "B L D"]  # at the hook point
+    y: Float[Array, "B L E"]  # at the target
+    num_real: int  # windows that do not only fill the batch
 
 
 class _Reconstruction(NamedTuple):
@@ -158,10 +169,10 @@ def _check(
             )
 
 
-def _batches(
+def _padded(
     windows_WL: Windows | np.ndarray, batch_windows: int, label: str
-) -> Iterator[tuple[Int[Array, "B L"], Bool[Array, " B"]]]:
-    """Windows, and which of them are real: the last one is repeated to fill its batch."""
+) -> Iterator[tuple[Int[Array, "B L"], int]]:
+    """Batches of one size, of which the last repeats its last window, and how many are real."""
     num_windows, length = windows_WL.shape
     size = min(batch_windows, num_windows)
     with Progress(label, total=num_windows * length, unit="tokens") as progress:
@@ -169,44 +180,34 @@ def _batches(
             tokens_BL = windows_WL[start : start + size]
             num_real = len(tokens_BL)
             padded_BL = np.pad(tokens_BL, ((0, size - num_real), (0, 0)), mode="edge")
-            yield jnp.asarray(padded_BL, jnp.int32), jnp.arange(size) < num_real
+            yield jnp.asarray(padded_BL, jnp.int32), num_real
             progress.advance(num_real * length)
 
 
 @jax.jit
-def _sum(y_BLE: Float[Array, "B L E"], count_BL: Bool[Array, "B L"]) -> Float[Array, " E"]:
-    return jnp.where(count_BL[..., None], y_BLE.astype(jnp.float32), 0.0).sum(axis=(0, 1))
+def _sum(batch: _Batch) -> Float[Array, " E"]:
+    y_BLE = batch.y.astype(jnp.float32)
+    return jnp.where(batch.count[..., None], y_BLE, 0.0).sum(axis=(0, 1))
 
 
 @jax.jit
-def _variance(
-    y_BLE: Float[Array, "B L E"], count_BL: Bool[Array, "B L"], mean_E: Float[Array, " E"]
-) -> Float[Array, " B"]:
-    square_BL = jnp.square(y_BLE.astype(jnp.float32) - mean_E[None, None]).sum(axis=2)
-    return jnp.where(count_BL, square_BL, 0.0).sum(axis=1)
+def _variance(batch: _Batch, mean_E: Float[Array, " E"]) -> Float[Array, " B"]:
+    square_BL = jnp.square(batch.y.astype(jnp.float32) - mean_E[None, None]).sum(axis=2)
+    return jnp.where(batch.count, square_BL, 0.0).sum(axis=1)
 
 
 @jax.jit
 def _replacements(
-    y_BLE: Float[Array, "B L E"],
-    count_BL: Bool[Array, "B L"],
-    mean_E: Float[Array, " E"],
-    y_hats: list[Float[Array, "B L E"]],
+    batch: _Batch, mean_E: Float[Array, " E"], y_hats: list[Float[Array, "B L E"]]
 ) -> Float[Array, "R B L E"]:
     """Zeros, the mean, and reconstructions."""
-    y_BLE, count_BL1 = y_BLE.astype(jnp.float32), count_BL[..., None]
-    fills = (jnp.zeros_like(mean_E), mean_E)
-    ablations = [jnp.where(count_BL1, fill_E[None, None], y_BLE) for fill_E in fills]
+    y_BLE, fills = batch.y.astype(jnp.float32), (jnp.zeros_like(mean_E), mean_E)
+    ablations = [jnp.where(batch.count[..., None], x_E[None, None], y_BLE) for x_E in fills]
     return jnp.stack([*ablations, *y_hats])
 
 
 @jax.jit
-def _reconstruct(
-    sae: Sae,
-    x_BLD: Float[Array, "B L D"],
-    y_BLE: Float[Array, "B L E"],
-    count_BL: Bool[Array, "B L"],
-) -> _Reconstruction:
+def _reconstruct(sae: Sae, batch: _Batch) -> _Reconstruction:
     # A window at a time: the pre-activations [L, N] of all would be the most memory there is.
     def window(given: tuple[Array, Array, Array]) -> tuple[Array, ...]:
         x_LD, y_LE, count_L = given
@@ -218,7 +219,7 @@ def _reconstruct(
         return y_hat_LE, jnp.square(e_LE).sum(), active_LK.sum(), e_LE.sum(axis=0), uses_N
 
     y_hat_BLE, error_B, active_B, residual_BE, uses_BN = jax.lax.map(
-        window, (x_BLD.astype(jnp.float32), y_BLE.astype(jnp.float32), count_BL)
+        window, (batch.x.astype(jnp.float32), batch.y.astype(jnp.float32), batch.count)
     )
     return _Reconstruction(
         y_hat_BLE, error_B, active_B, residual_BE.sum(axis=0), uses_BN.sum(axis=0)
