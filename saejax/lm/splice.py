@@ -71,8 +71,7 @@ def _splice(
     model: Decoder, tokens_BL: Int[Array, "B L"], y_RBLD: Float[Array, "R B L D"], hook: Hook
 ) -> Spliced:
     check_length(model.config, tokens_BL.shape[1])
-    own_BLD, replaced_RBLD = _hidden(model, tokens_BL, y_RBLD, hook)
-    hidden_BLRD = jnp.moveaxis(jnp.concatenate([own_BLD[None], replaced_RBLD]), 0, 2)[:, :-1]
+    hidden_BLRD = jnp.moveaxis(_hidden(model, tokens_BL, y_RBLD, hook), 0, 2)[:, :-1]
     targets_BL = tokens_BL[:, 1:]
 
     def compare(x_and_target: tuple[Float[Array, "R D"], Int[Array, ""]]) -> tuple[Array, Array]:
@@ -93,18 +92,22 @@ def _splice(
 
 def _hidden(
     model: Decoder, tokens_BL: Int[Array, "B L"], y_RBLD: Float[Array, "R B L D"], hook: Hook
-) -> tuple[Float[Array, "B L D"], Float[Array, "R B L D"]]:
-    """What the unembedding reads, of the model as it is and with each replacement."""
-    layer, layers = hook.layer or 0, model.config.num_layers
+) -> Float[Array, "_ B L D"]:
+    """What the unembedding reads: of the model as it is, then with each replacement."""
+    layer = hook.layer or 0
     before_BLD = model.run_blocks(model.embed(tokens_BL), 0, layer)
 
-    def replaced(y_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        y_BLD = y_BLD.astype(before_BLD.dtype)
-        if hook.layer is None:
-            return model.norm(model.run_blocks(y_BLD, 0, layers))
-        outputs = model.block(layer).outputs(
-            before_BLD, lambda part, x_BLD: y_BLD if part == hook.part else x_BLD
-        )
-        return model.norm(model.run_blocks(outputs[""], layer + 1, layers))
+    def after(y_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        x_BLD, done = y_BLD, layer
+        if hook.layer is not None:
+            outputs = model.block(layer).outputs(
+                before_BLD, lambda part, x_BLD: y_BLD if part == hook.part else x_BLD
+            )
+            x_BLD, done = outputs[""], layer + 1
+        return model.norm(model.run_blocks(x_BLD, done, model.config.num_layers))
 
-    return model.norm(model.run_blocks(before_BLD, layer, layers)), jax.lax.map(replaced, y_RBLD)
+    own_BLD = before_BLD
+    if hook.layer is not None:
+        own_BLD = model.block(layer).outputs(before_BLD)[hook.part]
+    # Its own activations are put in like the others: what changes nothing differs in no bit.
+    return jax.lax.map(after, jnp.concatenate([own_BLD[None], y_RBLD.astype(own_BLD.dtype)]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from saejax.errors import InputError
-from saejax.lm import hookpoints, load_lm, make_capture, token_losses
+from saejax.lm import load_lm, make_capture, token_losses
 from saejax.lm.splice import splice
 
 
@@ -39,14 +39,14 @@ def model(tiny, random_weights, write_directory):
 
 def test_its_own_activations_change_nothing(model, tokens_BL):
     lm = model("whole")
-    names = hookpoints(lm.config)
+    names = ("embed_tokens", "layers.0.self_attn", "layers.1")
     seen = make_capture(lm, names)(jnp.asarray(tokens_BL, jnp.int32))
     losses_BL = token_losses(lm, tokens_BL)
-    for name in (names[0], *names[6:]):
+    for name in names:
         found = splice(lm, tokens_BL, name, seen[name][None])
         np.testing.assert_allclose(found.loss, losses_BL, atol=1e-5)
         np.testing.assert_allclose(found.replaced_loss[0], losses_BL, atol=1e-5)
-        np.testing.assert_allclose(found.kl, 0, atol=1e-6)
+        np.testing.assert_allclose(found.kl, 0, atol=1e-7)
 
 
 def test_zeros_are_a_part_whose_last_weights_are_zero(model, tokens_BL):
@@ -64,9 +64,9 @@ def test_zeros_are_a_part_whose_last_weights_are_zero(model, tokens_BL):
 def test_replacements_do_not_see_each_other_nor_the_future(model, tokens_BL):
     lm = model("whole")
     y_RBLD = np.random.default_rng(1).normal(size=(3, 3, 20, lm.config.d_model))
-    together = splice(lm, tokens_BL, "layers.1", np.float32(y_RBLD))
+    together = splice(lm, tokens_BL, "layers.0.mlp", np.float32(y_RBLD))
     for i in range(3):
-        alone = splice(lm, tokens_BL, "layers.1", np.float32(y_RBLD[i : i + 1]))
+        alone = splice(lm, tokens_BL, "layers.0.mlp", np.float32(y_RBLD[i : i + 1]))
         np.testing.assert_allclose(together.replaced_loss[i], alone.replaced_loss[0], atol=1e-5)
         np.testing.assert_allclose(together.kl[i], alone.kl[0], atol=1e-5)
     own_BLD = make_capture(lm, ["layers.0.mlp"])(jnp.asarray(tokens_BL, jnp.int32))["layers.0.mlp"]
