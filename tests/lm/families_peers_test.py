@@ -130,14 +130,19 @@ def test_activations_logits_and_loss(name, tmp_path):
         assert cross_entropy(lm, tokens_BL) == pytest.approx(out.loss.item(), rel=2e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt_neox sequential", "gpt2"])
-def test_spliced_as_by_hooks_that_replace_outputs(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("llama", ["embed_tokens", "layers.0.self_attn", "layers.1.post_attention_layernorm"]),
+        ("gpt_neox", ["layers.0.mlp", "layers.1.post_attention_layernorm"]),
+        ("gpt_neox sequential", ["layers.0", "layers.1.input_layernorm"]),
+        ("gpt2", ["drop", "h.0.attn", "h.1.ln_2"]),
+    ],
+)
+def test_spliced_as_by_hooks_that_replace_outputs(name, names, tmp_path):
     model = random_model(*MODELS[name])
     model.save_pretrained(tmp_path)
     lm = load_lm(str(tmp_path))
-    # The embedding and a layer: the last one for the Llama, else the first.
-    names = hookpoints(lm.config)
-    names = (names[0], *(names[-5:] if name == "llama" else names[1:6]))
     capture = make_capture(lm, names)
     tokens_BL = np.random.default_rng(0).integers(0, VOCABULARY, (2, 17))
     tokens = torch.tensor(tokens_BL)
@@ -149,12 +154,12 @@ def test_spliced_as_by_hooks_that_replace_outputs(name, tmp_path):
         own_BLV = logp(model(tokens).logits)
     for hookpoint in names:
 
-        def halve(module, inputs, output):
+        def replace(module, inputs, output):
             if isinstance(output, tuple):
                 return (output[0].flip(-1) / 2, *output[1:])
             return output.flip(-1) / 2
 
-        handle = model.base_model.get_submodule(hookpoint).register_forward_hook(halve)
+        handle = model.base_model.get_submodule(hookpoint).register_forward_hook(replace)
         with torch.no_grad():
             found_BLV = logp(model(tokens).logits)
         handle.remove()
