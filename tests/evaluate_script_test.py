@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import saejax
+from saejax.config import DataConfig
+from saejax.data.corpus import read_windows
+from saejax.lm import load_lm, load_tokenizer, token_losses
 from saejax.rundir import open_run
 
 ROOT = Path(__file__).parents[1]
@@ -52,11 +55,12 @@ def evaluate(environment, *arguments):
     )
 
 
-def test_a_run_and_one_of_its_autoencoders_by_itself(cfg, run, text, environment, tmp_path):
+def test_every_seed_of_a_run_on_what_it_left_out(cfg, run, environment):
     done = evaluate(environment, f"--run={run.root}", "--tokens=330")
     assert done.returncode == 0, done.stderr
     assert "layers.1.mlp on 10 windows (310 tokens) of" in done.stdout
     assert "that training did not use" in done.stdout
+    assert "evaluate: 320/320 tokens" in done.stderr
     found = json.loads(run.result("evaluate").read_text())
     assert [sae["seed"] for sae in found["saes"]] == [1, 2]
     assert found["num_predictions"] == 300
@@ -65,45 +69,44 @@ def test_a_run_and_one_of_its_autoencoders_by_itself(cfg, run, text, environment
     for sae in found["saes"]:
         assert f"{sae['fvu']['value']:.4f} +-" in done.stdout
         assert sae["spliced"]["kl"]["value"] > 0
-    assert "evaluate: 320/320 tokens" in done.stderr
 
-    # The same from a text of the run's own and from the autoencoder alone.
-    given = [f"--text={text}", "--tokens=320"]
-    out = [tmp_path / "run.json", tmp_path / "sae.json"]
-    done = evaluate(environment, f"--run={run.root}", *given, f"--out={out[0]}")
-    assert done.returncode == 0, done.stderr
+
+def test_one_autoencoder_on_another_text(cfg, run, text, environment, tmp_path):
+    out = tmp_path / "evaluate.json"
     done = evaluate(
         environment,
         f"--sae={run.sae(cfg.hookpoint, 2)}",
         f"--lm={cfg.lm.source}",
         f"--hookpoint={cfg.hookpoint}",
+        f"--text={text}",
+        "--tokens=320",
         "--context_length=32",
-        *given,
-        f"--out={out[1]}",
+        "--skip_tokens=3",
+        f"--out={out}",
     )
     assert done.returncode == 0, done.stderr
-    of_run, alone = (json.loads(path.read_text()) for path in out)
-    [sae] = alone["saes"]
-    assert sae["seed"] == 2
-    for name in ("fvu", "l0"):
-        assert sae[name] == pytest.approx(of_run["saes"][1][name])
-    assert alone["cross_entropy"] == pytest.approx(of_run["cross_entropy"])
-    assert alone["text"] == str(text)
+    found = json.loads(out.read_text())
+    assert [sae["seed"] for sae in found["saes"]] == [2]
+    assert found["text"] == str(text)
+    assert found["num_tokens"] == 10 * 29
+    lm = load_lm(cfg.lm.source)
+    data = DataConfig(source=str(text), context_length=32, num_tokens=320, order="in_order")
+    windows = read_windows(data, load_tokenizer(cfg.lm.source), vocab_size=lm.config.vocab_size)
+    expected = float(token_losses(lm, windows[:])[:, 3:].mean())
+    assert found["cross_entropy"]["value"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_it_refuses_is_one_line(run, environment):
-    text = run.config.read_text()
-    assert '"num_tokens": 1536' in text
-    run.config.write_text(text.replace('"num_tokens": 1536', '"num_tokens": 0'))
+    config = run.config.read_text()
+    assert '"num_tokens": 1536' in config
+    run.config.write_text(config.replace('"num_tokens": 1536', '"num_tokens": 0'))
     for argument, says in (
         ("--lm=gpt2", "--lm=gpt2: --run brings its own; leave it out"),
-        ("--tokens=60", "--tokens=60 must be at least 64, two windows of 32 tokens"),
         ("--tokens=64", "training uses all "),
     ):
         done = evaluate(environment, f"--run={run.root}", argument)
         assert done.returncode == 1
-        line = done.stderr.strip().splitlines()[-1]
-        assert line.startswith("error: ")
-        assert says in line
+        assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+        assert says in done.stderr
         assert "Traceback" not in done.stderr
     assert not run.result("evaluate").exists()
