@@ -19,7 +19,7 @@ from saejax.lm.load import Lm
 
 # Tokens whose logits are held at once: 50 MB for SmolLM2's 49,152 words, in products large
 # enough to be fast.
-_LOSS_TOKENS = 256
+LOSS_TOKENS = 256
 
 Capture = Callable[[Int[Array, "B L"]], dict[str, Float[Array, "B L D"]]]
 
@@ -58,7 +58,7 @@ def make_capture(lm: Lm, hookpoints: Sequence[str]) -> Capture:
 def _activations(
     model: Decoder, tokens_BL: Int[Array, "B L"], hooks: tuple[tuple[str, Hook], ...]
 ) -> dict[str, Float[Array, "B L D"]]:
-    _check_length(model.config, tokens_BL.shape[1])
+    check_length(model.config, tokens_BL.shape[1])
     names, places = zip(*hooks, strict=True)
     seen = model.activations(tokens_BL, places)
     if model.placement is not None:
@@ -72,14 +72,14 @@ def logits(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Array, "B
     Raises:
       InputError: If the model is partial, an id is out of range, or a window is too long.
     """
-    _check_full(lm)
+    check_full(lm)
     check_tokens(lm.config, tokens_BL)
     return _logits(lm.model, jnp.asarray(tokens_BL))
 
 
 @jax.jit
 def _logits(model: Decoder, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L V"]:
-    _check_length(model.config, tokens_BL.shape[1])
+    check_length(model.config, tokens_BL.shape[1])
     return model.unembed(model.hidden(tokens_BL))
 
 
@@ -93,7 +93,7 @@ def token_losses(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Arr
       InputError: If the model is partial, an id is out of range, or a window is too long or
         has no second token.
     """
-    _check_full(lm)
+    check_full(lm)
     check_tokens(lm.config, tokens_BL)
     if tokens_BL.shape[1] < 2:
         raise InputError(f"windows of {tokens_BL.shape[1]} tokens predict nothing: use 2 or more")
@@ -102,7 +102,7 @@ def token_losses(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Arr
 
 @jax.jit
 def _token_losses(model: Decoder, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L-1"]:
-    _check_length(model.config, tokens_BL.shape[1])
+    check_length(model.config, tokens_BL.shape[1])
     x_BLD = model.hidden(tokens_BL)[:, :-1]
     targets_BL = tokens_BL[:, 1:]
 
@@ -114,7 +114,7 @@ def _token_losses(model: Decoder, tokens_BL: Int[Array, "B L"]) -> Float[Array, 
     loss_B = jax.lax.map(
         loss,
         (x_BLD.reshape(-1, x_BLD.shape[-1]), targets_BL.reshape(-1)),
-        batch_size=_LOSS_TOKENS,
+        batch_size=LOSS_TOKENS,
     )
     return loss_B.reshape(targets_BL.shape)
 
@@ -137,7 +137,8 @@ def check_tokens(config: DecoderConfig, tokens: Int[Array | np.ndarray, "*shape"
         )
 
 
-def _check_length(config: DecoderConfig, length: int) -> None:
+def check_length(config: DecoderConfig, length: int) -> None:
+    """Raises `InputError` if windows are too long for the model."""
     if length > config.context_length:
         raise InputError(
             f"context_length={length}: the model takes windows of at most "
@@ -145,7 +146,8 @@ def _check_length(config: DecoderConfig, length: int) -> None:
         )
 
 
-def _check_full(lm: Lm) -> None:
+def check_full(lm: Lm) -> None:
+    """Raises `InputError` if the model lacks layers."""
     if lm.model.num_layers_held < lm.config.num_layers:
         raise InputError(
             f"this needs all {lm.config.num_layers} layers, but the model was loaded with "
