@@ -48,9 +48,13 @@ class Trend:
         """{k: standard error of `only_in_base_frac[k]`} by the jackknife over seeds, k < S.
 
         sqrt((S - 1) / S sum_s (f_s - f)^2) with f_s the fraction without seed s; the mean of the
-        f_s is f, since both average the same choices of seeds. It is how much f would change with
-        other seeds, all else the same; for large S it errs on the large side (Efron & Stein 1981,
-        "The jackknife estimate of variance", theorem 2). At k = S no seed can be left out.
+        f_s is f, since both average the same choices of seeds. It estimates how much f would change
+        with other seeds, all else the same. Its square is on average not below the true variance,
+        since f is a U-statistic of the seeds. At k = S no seed can be left out.
+
+        References:
+          Efron & Stein 1981, The jackknife estimate of variance, Annals of Statistics 9; for
+          U-statistics with Hoeffding 1948, theorem 5.2: S times their variance falls with S.
         """
         if self.leave_one_out.shape[1] == 0:
             return {}
@@ -66,11 +70,9 @@ class Trend:
         for normally distributed; intervals of neighbouring k are not independent.
         """
         quantile = float(stdtrit(len(self.levels) - 1, (1 + CONFIDENCE) / 2))
+        frac = self.only_in_base_frac
         return {
-            k: (
-                max(0.0, self.only_in_base_frac[k] - quantile * error),
-                min(1.0, self.only_in_base_frac[k] + quantile * error),
-            )
+            k: (max(0.0, frac[k] - quantile * error), min(1.0, frac[k] + quantile * error))
             for k, error in self.standard_error.items()
         }
 

@@ -74,7 +74,9 @@ def seeds_record(
       highest of all bases; standard_error, low and high by the jackknife over seeds, None at S;
       levels: [S][S], see `Trend`;
       repeats: see `Repeats`;
-      fits: power_law and offset_power_law with parameters, interval, rss, aic, aicc; comparison;
+      fits: power_law and offset_power_law with parameters, interval, rss, aic, aicc, and from six
+      seeds on c_without_a_seed, the lowest and highest asymptote when one seed is left out;
+      comparison, see `FitComparison`;
       cycles: chance, means, and a row for each triple, by the decoder's matchings, the encoder's,
       and of latents shared in all three;
       missing: why, for each part that more seeds would give.
@@ -147,15 +149,16 @@ def _square(S: int) -> list[list[np.ndarray | None]]:
 
 def _trend_rows(found: Trend) -> list[dict[str, Any]]:
     rows = []
+    interval, standard_error = found.interval, found.standard_error
     for k, frac in found.only_in_base_frac.items():
-        low, high = found.interval.get(k, (None, None))
+        low, high = interval.get(k, (None, None))
         rows.append(
             {
                 "num_saes": k,
                 "only_in_base_frac": frac,
                 "lowest_base": float(found.by_base[:, k - 2].min()),
                 "highest_base": float(found.by_base[:, k - 2].max()),
-                "standard_error": found.standard_error.get(k),
+                "standard_error": standard_error.get(k),
                 "low": low,
                 "high": high,
             }
@@ -188,6 +191,15 @@ def _fits(found: Trend, missing: dict[str, str]) -> dict[str, Any]:
     }
     if len(fits) == 2:
         record["comparison"] = compare_fits(*fits.values())._asdict()
+        try:
+            # Points of the same seeds err together, which the fit's own intervals do not know.
+            without = [
+                fit_offset_power_law(dict(enumerate(row_k.tolist(), start=2))).parameters["c"]
+                for row_k in found.leave_one_out
+            ]
+            record["offset_power_law"]["c_without_a_seed"] = [min(without), max(without)]
+        except InputError as error:
+            missing["fits.offset_power_law.c_without_a_seed"] = f"without a seed: {error}"
     return record
 
 

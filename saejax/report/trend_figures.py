@@ -149,14 +149,14 @@ def donut_figure(counts: Sequence[int], *, title: str) -> Figure:
     axes = style.add_axes(figure, 0.05, (height - 0.35 - 2.8) / 2, 2.8, 2.8)
     shades = np.linspace(_LIGHTEST, _DARKEST, len(counts) - 1)
     colours = [style.ORANGE, *(to_rgb(rgba[:3]) for rgba in matplotlib.colormaps["Blues"](shades))]
-    wedges, _ = axes.pie(
+    wedges = axes.pie(
         counts_S,
         colors=colours,
         startangle=90,
         counterclock=False,
         radius=1.2,
         wedgeprops={"width": 0.5, "edgecolor": "white", "linewidth": 1},
-    )
+    ).wedges
     for others, wedge in enumerate(wedges):
         if counts_S[others] >= _LEAST_LABELLED * total:
             angle = np.deg2rad((wedge.theta1 + wedge.theta2) / 2)
