@@ -160,7 +160,7 @@ def test_the_same_in_all_seeds_has_no_trend():
 def test_the_asymptote_without_a_seed(make_run):
     record = seeds_of_run(make_run(*range(1, 8))[0], method="exact")
     low, high = record["fits"]["offset_power_law"]["c_without_a_seed"]
-    assert 0.24 < low <= record["fits"]["offset_power_law"]["parameters"]["c"] <= high < 0.26
+    assert 0.24 < low <= high < 0.26
     record = seeds_of_run(make_run(*range(1, 6))[0], method="exact")
     assert record["missing"] == {
         "fits.offset_power_law.c_without_a_seed": "without a seed: 3 points: this curve needs 4, "
