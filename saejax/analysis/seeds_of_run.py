@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from saejax.analysis.compare import Comparison
-from saejax.analysis.cycles import Cycles, cycles
+from saejax.analysis.cycles import Cycles, core, cycles
 from saejax.analysis.power_law import Fit, compare_fits, fit_offset_power_law, fit_power_law
 from saejax.analysis.repeats import repeats
 from saejax.analysis.seeds import Trend, trend
@@ -78,7 +78,7 @@ def seeds_record(
       seeds on c_without_a_seed, the lowest and highest asymptote when one seed is left out;
       comparison, see `FitComparison`;
       cycles: chance, means, and a row for each triple, by the decoder's matchings, the encoder's,
-      and of latents shared in all three;
+      and of latents shared in all three; core_frac, of latents that are the same in all S;
       missing: why, for each part that more seeds would give.
 
     Raises:
@@ -131,7 +131,8 @@ def seeds_record(
         "fits": _fits(found, missing),
         "cycles": None
         if S < 3
-        else _cycles_record(
+        else {"core_frac": float(core(decoder, hits).mean())}
+        | _cycles_record(
             seeds,
             {
                 "decoder": cycles(decoder),
@@ -171,11 +172,13 @@ def _repeats_row(found: Trend) -> dict[str, Any]:
     return row | {"independent_levels": row["independent_levels"].tolist()}
 
 
-def _fits(found: Trend, missing: dict[str, str]) -> dict[str, Any]:
+def fits_record(fractions: Mapping[int, float]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fits of `seeds_record` to {k: fraction}, without a jackknife; and why one is missing."""
     fits: dict[str, Fit] = {}
+    missing: dict[str, str] = {}
     for name, fit in (("power_law", fit_power_law), ("offset_power_law", fit_offset_power_law)):
         try:
-            fits[name] = fit(found.only_in_base_frac)
+            fits[name] = fit(fractions)
         except InputError as error:
             missing[f"fits.{name}"] = str(error)
     record: dict[str, Any] = {
@@ -191,6 +194,13 @@ def _fits(found: Trend, missing: dict[str, str]) -> dict[str, Any]:
     }
     if len(fits) == 2:
         record["comparison"] = compare_fits(*fits.values())._asdict()
+    return record, missing
+
+
+def _fits(found: Trend, missing: dict[str, str]) -> dict[str, Any]:
+    record, why = fits_record(found.only_in_base_frac)
+    missing |= why
+    if "offset_power_law" in record:
         try:
             # Points of the same seeds err together, which the fit's own intervals do not know.
             without = [

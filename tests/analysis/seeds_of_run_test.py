@@ -93,6 +93,8 @@ def test_a_run_of_seven_seeds(make_run):
     assert cycles["mean_decoder_frac"] == cycles["mean_shared_frac"] == 1
     assert cycles["mean_encoder_frac"] < 1
     assert cycles["chance"] == 1 / N
+    # Nothing but luck keeps a latent from being shared, and its partners then are the same.
+    assert 0 < cycles["core_frac"] <= record["levels"][0][-1] / N
 
 
 def test_two_seeds_say_what_is_missing(make_run):
