@@ -16,6 +16,7 @@ against 42 % for a pair.
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _read(path: Path) -> tuple[str, dict[tuple[int, int], PairTargets]]:
             arrays = dict(archive)
     except FileNotFoundError:
         raise InputError(f"--matchings={path}: no such file; --help says what it holds") from None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"--matchings={path}: not a readable .npz archive ({error})") from None
     targets: dict[tuple[int, int], dict[str, np.ndarray]] = {}
     names = set()
@@ -117,7 +118,8 @@ def _summary(record: dict[str, Any]) -> str:
     for row in record["trend"]:
         reach = "" if row["low"] is None else f"{row['low']:.2%} to {row['high']:.2%}"
         bases = f"{row['lowest_base']:.2%} to {row['highest_base']:.2%}"
-        lines.append(f"{row['num_saes']:12}{row['only_in_base_frac']:18.2%}  {bases:16}  {reach}")
+        line = f"{row['num_saes']:12}{row['only_in_base_frac']:18.2%}  {bases:16}  {reach}"
+        lines.append(line.rstrip())
     lines.append("")
     for key, what in (("fits", ""), ("figure_a1_fits", "figure A1 of the paper, ")):
         for name in ("power_law", "offset_power_law"):
