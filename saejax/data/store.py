@@ -132,10 +132,7 @@ def begin_store(
     """
     # Whole batches, so that where shards end never changes what is computed together.
     batches_per_shard = max(1, _SHARD_TOKENS // (tokens_per_window * batch_windows))
-    sha256 = hashlib.sha256()
-    for first in range(0, len(windows_WL), _HASHED_WINDOWS):
-        ids = windows_WL[first : first + _HASHED_WINDOWS]
-        sha256.update(np.ascontiguousarray(ids, dtype="<i4").data)
+    tokens = tokens_sha256(windows_WL)
     for name, width in widths.items():
         header = {
             "num_windows": len(windows_WL),
@@ -144,7 +141,7 @@ def begin_store(
             "width": width,
             "dtype": dtype,
             "hookpoint": name,
-            "tokens_sha256": sha256.hexdigest(),
+            "tokens_sha256": tokens,
             **describes,
         }
         path = root / name
@@ -153,6 +150,15 @@ def begin_store(
         else:
             with atomic_write(path / HEADER) as file:
                 file.write(json.dumps(header, indent=2).encode())
+
+
+def tokens_sha256(windows_WL: Windows | Int32[np.ndarray, "W L"]) -> str:
+    """Checksum of the token ids of all windows, which a store's header keeps."""
+    sha256 = hashlib.sha256()
+    for first in range(0, len(windows_WL), _HASHED_WINDOWS):
+        ids = windows_WL[first : first + _HASHED_WINDOWS]
+        sha256.update(np.ascontiguousarray(ids, dtype="<i4").data)
+    return sha256.hexdigest()
 
 
 def write_store(
