@@ -108,7 +108,8 @@ def cofiring_summary(
     ranked = firings_N[alive_N], cosine_N[alive_N]
     rank_correlation = None
     if all(len(np.unique(values)) > 1 for values in ranked):
-        rank_correlation = float(scipy.stats.spearmanr(*ranked).statistic)
+        ranks = [scipy.stats.rankdata(values) for values in ranked]
+        rank_correlation = float(np.corrcoef(*ranks)[0, 1])
     return found | {"frequency_cosine_rank_correlation": rank_correlation}
 
 

@@ -108,7 +108,7 @@ def run_pass(
         tuple(map(contexts.no_peaks, counts)),
     )
     held = _restored(held, partial, inputs)
-    on_device = jax.device_put(tuple(sae.replace(metadata=()) for sae in saes))
+    on_device = jax.device_put(tuple(saes))
     targets = jax.device_put(tuple(jnp.asarray(pair.target) for pair in pairs))
     places = tuple((pair.a, pair.b) for pair in pairs)
     saved = time.monotonic()
@@ -129,13 +129,17 @@ def run_pass(
                     f"windows {some[0]} to {some[-1]} have activations that are not finite: the "
                     "model's weights or its dtype are at fault; try lm.dtype=float32"
                 )
-            sums = jax.tree.map(
+            fired, fired_together = jax.tree.map(
                 lambda total, part: total + np.asarray(part, total.dtype),
                 (held.firing, held.cofiring),
                 found,
             )
             held = Totals(
-                held.windows + len(some), held.tokens + np.int64(keep_BL.sum()), *sums, peaks
+                held.windows + len(some),
+                held.tokens + np.int64(keep_BL.sum()),
+                fired,
+                fired_together,
+                peaks,
             )
             progress.advance(len(some))
             if stop.signum is not None or time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:

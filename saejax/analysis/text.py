@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
@@ -95,7 +96,7 @@ def open_reader(cfg: Config, run: RunDir, text: Text) -> tuple[Read, str]:
         )
 
     def from_model(numbers_B: np.ndarray) -> tuple[Array, Array]:
-        tokens_BL = np.stack([text.windows[int(number)] for number in numbers_B])
+        tokens_BL = jnp.asarray(np.stack([text.windows[int(n)] for n in numbers_B]))
         kept = keep(tokens_BL, capture(tokens_BL))
         return kept.activations[cfg.hookpoint], ~kept.replaced_BL
 
