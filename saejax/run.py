@@ -197,7 +197,8 @@ def _made_with(match: MatchConfig, comparison: Comparison) -> bool:
 def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any]:
     """Matches every pair of seeds by every method, and writes `results/overlap.json`.
 
-    Matchings that are there already, made with the same settings, are read, not computed again.
+    Matchings that are there already, made with the same settings, are read, not computed again,
+    and results that say the same are left as they are.
 
     Returns:
       What was written: `pairs` (see `saejax.analysis.overlap`), config, commit, versions.
@@ -244,6 +245,10 @@ def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any
         "commit": commit(),
         "versions": versions(),
     }
+    overlap = json.loads(json.dumps(overlap))
+    known = run.read_result("overlap")
+    if known is not None and all(known.get(name) == overlap[name] for name in ("pairs", "config")):
+        return known
     with atomic_write(run.result("overlap")) as file:
         file.write(json.dumps(overlap, indent=2).encode() + b"\n")
     return overlap

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -87,6 +88,14 @@ class RunDir:
     def result(self, name: str) -> Path:
         """Numbers of one analysis."""
         return self.root / "results" / f"{name}.json"
+
+    def read_result(self, name: str) -> dict[str, Any] | None:
+        """What `result` holds; None where it is not there, or no object of JSON."""
+        try:
+            found = json.loads(self.result(name).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
 
     def figure(self, name: str, suffix: str) -> Path:
         """A figure, as svg or png."""

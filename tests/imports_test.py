@@ -33,6 +33,7 @@ ORDER = (
     "report",
     "activations",
     "run",
+    "analyses",
     "sweep",
     "cli",
 )
