@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from saejax import cli
-from saejax.analyses import STAGES, analyze
+from saejax.analyses import STAGES, analyze, check_stages
 from saejax.analysis.latents import NUM_TOKENS
 from saejax.analysis.summary import summary
 from saejax.config_check import check
@@ -31,7 +31,7 @@ from saejax.memory import keep_pages
 from saejax.rundir import RunDir
 
 _RUN = flags.DEFINE_string("run", None, "Run directory.", required=True)
-_STAGES = flags.DEFINE_list("stages", list(STAGES), "Which stages.")
+_STAGES = flags.DEFINE_list("stages", list(STAGES), "Which stages; their order is that above.")
 _TOKENS = flags.DEFINE_integer(
     "tokens", NUM_TOKENS, "Tokens that the stage latents reads; fewer where the text has fewer."
 )
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     run = RunDir(Path(_RUN.value))
     cfg = run.read_config()
     check(cfg)
+    check_stages(_STAGES.value)
     for seed in cfg.init_seeds:
         if not (run.sae(cfg.hookpoint, seed) / "cfg.json").exists():
             raise InputError(

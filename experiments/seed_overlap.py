@@ -1,4 +1,4 @@
-"""The main job: train the seeds, match every pair, and write the report.
+"""The main job: train the seeds, match every pair, analyse, and write the report.
 
     python experiments/seed_overlap.py --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -13,7 +13,8 @@ import train
 from absl import flags
 
 from saejax import cli
-from saejax.analysis.overlap import overlap_table
+from saejax.analyses import QUICK_STAGES, analyze
+from saejax.analysis.summary import summary
 from saejax.errors import InputError
 from saejax.report import write_report
 from saejax.run import overlap_run
@@ -22,7 +23,7 @@ flags.adopt_module_key_flags(train)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains, matches, reports."""
+    """Trains, matches, analyses, reports."""
     del argv
     cfg = train.configured()
     if cfg is None:
@@ -31,7 +32,12 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"init_seeds={cfg.init_seeds}: overlap needs at least two seeds")
     run, saes = train.train_seeds(cfg)
     overlap = overlap_run(cfg, run, saes)
-    print(overlap_table(overlap["pairs"]))
+    print(summary("overlap", overlap))
+    for outcome in analyze(cfg, run, saes, QUICK_STAGES):
+        if outcome.record is None:
+            print(f"{outcome.stage}: {outcome.reason}")
+        else:
+            print(summary(outcome.stage, outcome.record))
     print(f"report: {write_report(run.root)}")
 
 

@@ -38,6 +38,12 @@ class Outcome(NamedTuple):
     record: dict[str, Any] | None  # what `results/<stage>.json` holds, where made or kept
 
 
+def check_stages(stages: Collection[str]) -> None:
+    """Raises `InputError` for a name that is no stage."""
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise InputError(f"stages: no {', '.join(unknown)}; choose of {', '.join(STAGES)}")
+
+
 def analyze(
     cfg: Config,
     run: RunDir,
@@ -68,8 +74,7 @@ def analyze(
       InputError: For an unknown stage.
       Interrupted: After Ctrl-C or SIGTERM, with the work saved.
     """
-    if unknown := [stage for stage in stages if stage not in STAGES]:
-        raise InputError(f"stages: no {', '.join(unknown)}; choose of {', '.join(STAGES)}")
+    check_stages(stages)
     for stage in STAGES:
         if stage not in stages:
             continue
@@ -107,7 +112,8 @@ def _made(
             pairs = overlap["pairs"]
             return _written(run, stage, [pairs], lambda: spread_record(pairs))
         case "null":
-            first, second = list(saes)[0], list(saes)[min(1, len(saes) - 1)]
+            # One seed has itself, rotated, to be compared with.
+            first, second = (*saes, *saes)[:2]
             files = [
                 run.sae(cfg.hookpoint, seed) / "sae_weights.safetensors" for seed in (first, second)
             ]

@@ -142,6 +142,8 @@ def spread_record(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             name: over_seeds({tuple(pair["seeds"]): pair[name] for pair in own})._asdict()
             for name in FRACTIONS
         }
-    few = any(spread["standard_error"] is None for each in methods.values() for spread in each.values())
+    few = any(
+        spread["standard_error"] is None for each in methods.values() for spread in each.values()
+    )
     missing = {"jackknife": "2 seeds: needs three"} if few else {}
     return {"confidence": CONFIDENCE, "pairs": rows, "methods": methods, "missing": missing}

@@ -20,6 +20,7 @@ from saejax.analysis.ambiguity import ambiguity
 from saejax.files import atomic_write
 from saejax.progress import Progress
 from saejax.report import style, wording
+from saejax.report.analyses import Analyses, read_analyses, seed_figures
 from saejax.report.figures import cosine_scatter, threshold_curves, training_curves
 from saejax.report.run_files import Pair, Run, load_comparison, read_run
 from saejax.rundir import RunDir
@@ -38,6 +39,14 @@ class Picture(NamedTuple):
     title: str
 
 
+class Captioned(NamedTuple):
+    """A figure with what is said of it."""
+
+    picture: Picture
+    alt: str
+    caption: str
+
+
 class Section(NamedTuple):
     """All pairs at one hook point under one matching method."""
 
@@ -47,6 +56,8 @@ class Section(NamedTuple):
     scatters: tuple[Picture, ...]  # one a pair
     curves: Picture
     ambiguities: tuple[dict[str, Any], ...]  # one a pair, of entropic plans; empty without
+    analyses: Analyses
+    seed_pictures: tuple[Captioned, ...]  # of three seeds or more
 
     def fractions(self, name: str) -> list[float]:
         """The values of one definition of "shared", one a pair."""
@@ -92,9 +103,13 @@ def write_report(run_dir: str | os.PathLike) -> Path:
         ),
     )
     numbers = count(1)
+    analyses = {key: read_analyses(run, pairs) for key, pairs in groups.items()}
     total = 1 + sum(len(pairs) + 1 for pairs in groups.values())
+    total += sum(analyses[key].num_figures for key in groups)
     with Progress("report", total=total, unit="figures") as progress:
-        sections = [_section(run, pairs, numbers, progress) for _, pairs in ordered]
+        sections = [
+            _section(run, pairs, analyses[key], numbers, progress) for key, pairs in ordered
+        ]
         training = _picture(
             training_curves(run.metrics), run.path, "training", next(numbers), "Training", progress
         )
@@ -105,7 +120,9 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     return path
 
 
-def _section(run: Run, pairs: list[Pair], numbers: Iterator[int], progress: Progress) -> Section:
+def _section(
+    run: Run, pairs: list[Pair], analyses: Analyses, numbers: Iterator[int], progress: Progress
+) -> Section:
     hookpoint, method = pairs[0].hookpoint, pairs[0].method
     threshold = pairs[0].threshold
     scatters = []
@@ -138,7 +155,31 @@ def _section(run: Run, pairs: list[Pair], numbers: Iterator[int], progress: Prog
     )
     name = f"thresholds.{hookpoint}.{method}"
     picture = _picture(figure, run.path, name, next(numbers), title, progress)
-    return Section(hookpoint, method, tuple(pairs), tuple(scatters), picture, tuple(ambiguities))
+    seed_pictures = tuple(
+        Captioned(
+            _picture(
+                each.figure,
+                run.path,
+                f"{each.name}.{hookpoint}.{method}",
+                next(numbers),
+                each.title,
+                progress,
+            ),
+            each.alt,
+            each.caption,
+        )
+        for each in seed_figures(analyses, hookpoint, method)
+    )
+    return Section(
+        hookpoint,
+        method,
+        tuple(pairs),
+        tuple(scatters),
+        picture,
+        tuple(ambiguities),
+        analyses,
+        seed_pictures,
+    )
 
 
 def _picture(
