@@ -3,6 +3,7 @@
 Dimension letters: N latents, D width.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -157,7 +158,8 @@ def rotate(sae: Sae, rng: np.random.Generator) -> Sae:
     """
     of_output = _rotation(sae.d_out, rng)
     of_input = of_output if not sae.transcoder else _rotation(sae.d_model, rng)
-    return sae.replace(
+    return dataclasses.replace(
+        sae,
         w_dec=(np.asarray(sae.w_dec) @ of_output.T).astype(np.float32),
         w_enc=(of_input @ np.asarray(sae.w_enc)).astype(np.float32),
     )
@@ -185,7 +187,9 @@ def _drawn(sae: Sae, rng: np.random.Generator) -> Sae:
     if sae.num_latents <= MATCHED_ROWS:
         return sae
     kept_N = np.sort(rng.choice(sae.num_latents, MATCHED_ROWS, replace=False))
-    return sae.replace(w_dec=np.asarray(sae.w_dec)[kept_N], w_enc=np.asarray(sae.w_enc)[:, kept_N])
+    return dataclasses.replace(
+        sae, w_dec=np.asarray(sae.w_dec)[kept_N], w_enc=np.asarray(sae.w_enc)[:, kept_N]
+    )
 
 
 def _counted(comparison: Comparison, threshold: float) -> dict[str, Any]:
