@@ -90,10 +90,10 @@ class RunDir:
         return self.root / "results" / f"{name}.json"
 
     def read_result(self, name: str) -> dict[str, Any] | None:
-        """What `result` holds; None where it is not there, or no object of JSON."""
+        """What `result` holds; None where it cannot be read, or is no object of JSON."""
         try:
             found = json.loads(self.result(name).read_text())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
 

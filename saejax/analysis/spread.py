@@ -95,7 +95,7 @@ def over_seeds(values: Mapping[tuple[Any, Any], float]) -> Spread:
     wanted = {frozenset(pair) for pair in itertools.combinations(seeds, 2)}
     if not values or found != wanted or len(values) != len(wanted):
         raise InputError(
-            f"pairs {sorted(values)}: the spread over seeds needs each pair of them, once"
+            f"pairs {list(values)}: the spread over seeds needs each pair of them, once"
         )
     mean = statistics.fmean(values.values())
     ends = min(values.values()), max(values.values())

@@ -61,7 +61,7 @@ def test_small_probabilities_do_not_vanish():
 
 @pytest.mark.parametrize(("N", "D", "threshold"), [(0, 4, 0.7), (4, 1, 0.7), (4, 4, 1.2)])
 def test_what_has_no_chance_cosine(N, D, threshold):
-    with pytest.raises(InputError, match=r"needs 1, of width 2|a cosine is in"):
+    with pytest.raises(InputError, match=r"needs a direction, of width 2|a cosine is in"):
         chance_cosine(N, D, threshold=threshold)
 
 

@@ -1,6 +1,7 @@
 """What the analyses add to the page, and what does not belong there."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from saejax.analysis.spread import spread_record
 from saejax.errors import InputError
 from saejax.report import write_report
 from saejax.rundir import RunDir
-from tests.report.conftest import MakeRun
+
+MakeRun = Callable[..., Path]
 
 NULL = {
     "num_latents": 64,
