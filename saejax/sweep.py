@@ -23,7 +23,7 @@ from saejax.files import atomic_write
 from saejax.lm import expand_hookpoints, load_config
 from saejax.run import capture_store, train_together
 from saejax.rundir import RunDir, commit, versions
-from saejax.sae import Sae
+from saejax.sae.sae import Sae
 from saejax.train.metrics import NonFiniteError
 
 # What a step of runs in lockstep has in common: tokens, activations, devices.
