@@ -63,7 +63,7 @@ class _Place(NamedTuple):
     @property
     def num_snippets(self) -> int:
         """Snippets of each latent."""
-        return next((s.context_tokens.shape[1] for s in self.seeds.values()), 0)
+        return next((s.context_tokens_NCW.shape[1] for s in self.seeds.values()), 0)
 
     @property
     def first_seed(self) -> int:
@@ -132,7 +132,7 @@ def _read_place(run: Run, pairs: list[Pair], progress: Progress) -> _Place:
             missing.append(f"latents/{hookpoint}/seed{seed}.npz")
         else:
             seeds[seed] = latents
-    shapes = {latents.context_tokens.shape for latents in seeds.values()}
+    shapes = {latents.context_tokens_NCW.shape for latents in seeds.values()}
     if len(shapes) > 1:
         raise InputError(f"{folder}: contexts of shapes {shapes} in one folder: make it again")
     for pair in pairs:

@@ -70,7 +70,9 @@ def number_tokens(seeds: Sequence[SeedLatents], source: str) -> tuple[Tokens, st
       seeds: Whose contexts and logit-lens tokens count.
       source: The language model, which has the tokenizer.
     """
-    arrays = [array for s in seeds for array in (s.context_tokens, s.promoted, s.suppressed)]
+    arrays = [
+        array for s in seeds for array in (s.context_tokens_NCW, s.promoted_NP, s.suppressed_NP)
+    ]
     size = 2 + max((int(array.max()) for array in arrays), default=-1)
     count = np.zeros(size, np.int64)
     for array in arrays:
@@ -107,8 +109,8 @@ def pair_core(
         "kind": comparison.agree.astype(np.uint8) + comparison.shared(threshold),
     }
     if latents is not None:
-        arrays["jaccard"] = _fixed(latents.jaccard)
-        arrays["correlation"] = _fixed(latents.correlation)
+        arrays["jaccard"] = _fixed(latents.jaccard_N)
+        arrays["correlation"] = _fixed(latents.correlation_N)
     return arrays
 
 
@@ -119,9 +121,9 @@ def pair_details(
     arrays = {}
     if latents is not None:
         arrays |= {
-            "both": latents.both[rows_n].astype(np.float64),
-            "neighbour": latents.neighbour[rows_n].astype(np.int32),
-            "neighbour_cosine": _fixed(latents.neighbour_cosine[rows_n]),
+            "both": latents.both_N[rows_n].astype(np.float64),
+            "neighbour": latents.neighbour_NR[rows_n].astype(np.int32),
+            "neighbour_cosine": _fixed(latents.neighbour_cosine_NR[rows_n]),
         }
     if soft is not None:
         arrays |= {
@@ -136,16 +138,18 @@ def pair_details(
 def seed_core(latents: SeedLatents) -> dict[str, np.ndarray]:
     """Firing rate, largest and mean value of all latents of a seed."""
     return {
-        "rate": (latents.firings / latents.num_tokens).astype(np.float32),
-        "max": latents.max.astype(np.float32),
-        "mean": latents.mean.astype(np.float32),
+        "rate": (latents.firings_N / latents.num_tokens).astype(np.float32),
+        "max": latents.max_N.astype(np.float32),
+        "mean": latents.mean_N.astype(np.float32),
     }
 
 
 def lens(latents: SeedLatents, rows_n: np.ndarray, tokens: Tokens) -> dict[str, np.ndarray]:
     """Promoted, then suppressed tokens; logits in 127ths of the row's `scale`."""
-    ids_nP = np.concatenate([latents.promoted, latents.suppressed], axis=1)[rows_n]
-    logit_nP = np.concatenate([latents.promoted_logit, latents.suppressed_logit], axis=1)[rows_n]
+    ids_nP = np.concatenate([latents.promoted_NP, latents.suppressed_NP], axis=1)[rows_n]
+    logit_nP = np.concatenate([latents.promoted_logit_NP, latents.suppressed_logit_NP], axis=1)[
+        rows_n
+    ]
     scale_n = np.abs(logit_nP).max(axis=1).astype(np.float32)
     share_nP = logit_nP / np.where(scale_n > 0, scale_n, 1)[:, None]
     return {
@@ -170,7 +174,7 @@ def snippets(
     """
     arrays, new = {}, []
     for seed, latents in seeds.items():
-        tokens_nW = np.ascontiguousarray(latents.context_tokens[rows[seed], rank])
+        tokens_nW = np.ascontiguousarray(latents.context_tokens_NCW[rows[seed], rank])
         text_n = np.empty(len(tokens_nW), np.int32)
         for row, tokens_W in enumerate(tokens_nW):
             key = tokens_W.tobytes()
@@ -179,12 +183,12 @@ def snippets(
                 new.append(tokens_W)
             text_n[row] = known[key]
         text_n[(tokens_nW < 0).all(axis=1)] = -1
-        max_n = latents.max[rows[seed]]
-        value_nW = latents.context_values[rows[seed], rank].astype(np.float32)
+        max_n = latents.max_N[rows[seed]]
+        value_nW = latents.context_values_NCW[rows[seed], rank].astype(np.float32)
         share_nW = value_nW / np.where(max_n > 0, max_n, 1)[:, None]
         arrays[f"text{seed}"] = text_n
         arrays[f"value{seed}"] = np.rint(255 * share_nW.clip(0, 1)).astype(np.uint8)
-    width = next(iter(seeds.values())).context_tokens.shape[2]
+    width = next(iter(seeds.values())).context_tokens_NCW.shape[2]
     return arrays | {"token": tokens.planes(np.array(new, np.int64).reshape(len(new), width))}
 
 

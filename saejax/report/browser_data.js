@@ -59,7 +59,11 @@ async function readPlace(record) {
   const ranks = await Promise.all(record.snippets.map(arrays));
   const parts = ranks.map((rank) => joined(rank.token));
   const texts = new Uint32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  parts.reduce((at, part) => (texts.set(part, at), at + part.length), 0);
+  let end = 0;
+  for (const part of parts) {
+    texts.set(part, end);
+    end += part.length;
+  }
   const place = { texts, width: 1, seeds: {}, rows: {} };
   for (const [name, latents] of Object.entries(described ?? {})) {
     const row = new Int32Array(record.num_latents).fill(-1);

@@ -61,7 +61,7 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     """Writes `report.html` and `figures/*.{svg,png}` into a run directory.
 
     The page needs no other file, no network and, but for its latent browser, no JavaScript. The
-    browser shows the matchings of each hook point's first method, and of `latents/` what is
+    browser shows each pair by one method, the configuration's first, and of `latents/` what is
     there. A run that is trained but not yet matched gets a page about its training that says
     what is missing. The same inputs give the same bytes.
 
@@ -99,15 +99,21 @@ def write_report(run_dir: str | os.PathLike) -> Path:
         training = _picture(
             training_curves(run.metrics), run.path, "training", next(numbers), "Training", progress
         )
-    # One method a hook point, the one that comes first.
-    shown = {section.hookpoint: section.pairs for section in reversed(sections)}
-    pairs = [pair for hookpoint in hookpoints for pair in shown[hookpoint]]
+    pairs = [pair for hookpoint in hookpoints for pair in _browsed(run, hookpoint, sections)]
     browser = latent_browser(run, pairs) if pairs else None
     path = RunDir(run.path).report
     with atomic_write(path) as file:
         # A lone surrogate, which JSON can carry, has no UTF-8 form.
         file.write(_render(run, sections, training, browser).encode("utf-8", errors="replace"))
     return path
+
+
+def _browsed(run: Run, hookpoint: str, sections: list[Section]) -> tuple[Pair, ...]:
+    """The pairs of the method that `latents/` was made with: the configuration's first."""
+    methods = run.config.match.methods
+    at_hookpoint = [section for section in sections if section.hookpoint == hookpoint]
+    known = [section for section in at_hookpoint if section.method in methods]
+    return min(known, key=lambda s: methods.index(s.method), default=at_hookpoint[0]).pairs
 
 
 def _section(run: Run, pairs: list[Pair], numbers: Iterator[int], progress: Progress) -> Section:
