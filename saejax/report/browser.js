@@ -110,7 +110,8 @@ function update() {
   const sign = sort.falling ? -1 : 1;
   const size = view.core.target.length;
   order = Array.from({ length: size }, (_, i) => i).filter((i) => wanted.every((fits) => fits(i)));
-  order.sort((i, j) => sign * (value(i) - value(j)) || i - j);
+  const keys = Float64Array.from({ length: size }, (_, i) => value(i));
+  order.sort((i, j) => sign * (keys[i] - keys[j]) || i - j);
   active = 0;
   drawHead();
   $("view").scrollTop = 0;

@@ -30,9 +30,9 @@ from saejax.report.latent_files import PairLatents, SeedLatents, read_pair, read
 from saejax.report.run_files import Pair, Run, load_comparison
 from saejax.rundir import RunDir
 
-# What snippets, tokens and neighbours may take of the page, so that it still opens at once and
-# can be sent by mail.
-BUDGET_BYTES = 16 * 2**20
+# What snippets, tokens and neighbours may take of the page: all that there is for three seeds of
+# the paper's 32,768 latents, which a browser still opens within seconds.
+BUDGET_BYTES = 32 * 2**20
 
 
 class Browser(NamedTuple):

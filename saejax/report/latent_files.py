@@ -98,7 +98,8 @@ def _read(path: Path, names: tuple[str, ...], num_latents: int) -> dict[str, np.
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as parts:
+        # NumPy leaves a damaged file open if it opens it itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as parts:
             arrays = {name: parts[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # All that NumPy raises for truncated, damaged or foreign files.
@@ -118,6 +119,4 @@ def _read(path: Path, names: tuple[str, ...], num_latents: int) -> dict[str, np.
 
 
 def _broken(path: Path, why: str) -> InputError:
-    return InputError(
-        f"{path} does not fit this run ({why}): delete it and run {COMMAND}=... again"
-    )
+    return InputError(f"{path} does not fit this run ({why}): delete it and run {SCRIPT} again")

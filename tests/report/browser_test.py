@@ -113,7 +113,8 @@ def test_the_payload_is_what_the_files_say(run: Path, add_latents: AddLatents, t
             values = arrays[f"value{seed}"].reshape(N, 25) / 255 * file["max_N"][:, None]
             np.testing.assert_allclose(values, file["context_values_NCW"][:, rank], atol=0.02)
             for latent, text in enumerate(arrays[f"text{seed}"]):
-                ids = [t for t in file["context_tokens_NCW"][latent, rank] if t >= 0]
+                ids = file["context_tokens_NCW"][latent, rank]
+                ids = ids[ids >= 0].tolist()
                 if not ids:
                     assert text == -1
                     continue
