@@ -5,6 +5,8 @@ const $ = (name) => document.getElementById(`browser-${name}`);
 const KINDS = ["partners differ", "same partner", "shared"];
 const numbers = new Intl.NumberFormat("en");
 const significant = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+// Of values that the page holds in 127ths or 255ths of the largest.
+const rough = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 const percent = (fraction) => `${significant.format(100 * fraction)}\u00a0%`;
 const cosine = (tenThousandths) => (tenThousandths / 10000).toFixed(3);
 
@@ -45,7 +47,7 @@ const shownColumns = () => Object.entries(COLUMNS).filter(([, column]) => !colum
 // The tokens of the three strongest snippets that activate a latent most.
 function peaksOf(latent) {
   if (rowOf(view.place, view.seeds[0], latent) < 0) return "";
-  const found = snippetsOf(view.place, view.seeds[0], latent).slice(0, 3).map(strongest);
+  const found = snippetsOf(view.place, view.seeds[0], latent, 3).map(strongest);
   return found.map(({ text }) => text.trim()).join("  ");
 }
 

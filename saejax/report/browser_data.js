@@ -96,6 +96,7 @@ function whole(bytes) {
 
 // Whether bytes end within a character, which the next token may complete.
 function unfinished(bytes) {
+  if (bytes[bytes.length - 1] < 128) return false;
   try {
     new TextDecoder("utf-8", { fatal: true }).decode(bytes, { stream: true });
   } catch {
@@ -119,28 +120,27 @@ function visible(text) {
   });
 }
 
-// The snippets of a latent: pieces of text, each a token or those that share a character, with
+// The first snippets of a latent: pieces of text, each a token or those that share a character, with
 // the value there in 255ths of the latent's largest.
-function snippetsOf(place, seed, latent) {
+function snippetsOf(place, seed, latent, most = Infinity) {
   const row = rowOf(place, seed, latent);
   const found = [];
-  for (const { text, value } of place.seeds[seed].snippets) {
+  for (const { text, value } of place.seeds[seed].snippets.slice(0, most)) {
     if (text[row] < 0) continue;
     const pieces = [];
     let bytes = [];
     let peak = 0;
     for (let p = 0; p < place.width; p++) {
       const token = place.texts[text[row] * place.width + p];
-      if (!token) continue;
       bytes.push(...tokenBytes(token));
       peak = Math.max(peak, value[row * place.width + p]);
-      if (unfinished(Uint8Array.from(bytes))) continue;
-      pieces.push({ text: spell(Uint8Array.from(bytes)), value: peak });
+      const read = Uint8Array.from(bytes);
+      if (!read.length || (unfinished(read) && p + 1 < place.width)) continue;
+      pieces.push({ text: spell(read), value: peak });
       bytes = [];
       peak = 0;
     }
-    if (bytes.length) pieces.push({ text: spell(Uint8Array.from(bytes)), value: peak });
-    found.push(pieces);
+    if (pieces.length) found.push(pieces);
   }
   return found;
 }

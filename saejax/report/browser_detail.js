@@ -49,18 +49,22 @@ function backToList() {
 // What the pair has in common, in words.
 function sentences(latent) {
   const { core, details, seeds, threshold } = view;
-  const [target, encoderTarget, kind] = [core.target[latent], core.encoder_target[latent], core.kind[latent]];
-  const decoder = `decoder cosine with ${partnerName(target)}: ${cosine(core.decoder[latent])}`;
-  const encoder = `encoder cosine with ${partnerName(encoderTarget)}: ${cosine(core.encoder[latent])}`;
-  const verdict = kind === 2
-    ? `Shared: both matchings name this partner, with cosines of at least ${threshold}`
-    : kind === 1 ? `Not shared: both matchings name this partner, but not with both cosines at least ${threshold}`
-    : "Not shared: the decoder matching and the encoder matching name different partners";
-  const found = [`${verdict}; ${decoder}, ${encoder}.`];
+  const target = partnerName(core.target[latent]);
+  const encoderTarget = partnerName(core.encoder_target[latent]);
+  const [decoder, encoder] = [cosine(core.decoder[latent]), cosine(core.encoder[latent])];
+  const verdict = [
+    `Not shared: the decoder matching pairs ${latent} with ${target} (cosine ${decoder}), the encoder ` +
+      `matching with ${encoderTarget} (cosine ${encoder})`,
+    `Not shared: both matchings pair ${latent} with ${target}, but not with both cosines at least ` +
+      `${threshold} (decoder ${decoder}, encoder ${encoder})`,
+    `Shared: both matchings pair ${latent} with ${target}, with cosines of at least ${threshold} ` +
+      `(decoder ${decoder}, encoder ${encoder})`,
+  ];
+  const found = [`${verdict[core.kind[latent]]}.`];
   const row = view.place ? rowOf(view.place, seeds[0], latent) : -1;
   if (core.jaccard) {
     const both = row < 0 || !details.both ? "" : ` on ${numbers.format(details.both[row])} tokens`;
-    found.push(`They fire together${both}: Jaccard ${cosine(core.jaccard[latent])}, ` +
+    found.push(`${latent} and ${target} fire together${both}: Jaccard ${cosine(core.jaccard[latent])}, ` +
       `correlation ${cosine(core.correlation[latent])}.`);
   }
   if (row >= 0 && details.entropy) {
@@ -108,7 +112,7 @@ function snippet(pieces, max) {
   const marked = pieces.map((piece) => {
     if (!piece.value) return piece.text;
     const mark = make("mark", { className: `v${Math.ceil((4 * piece.value) / 255)}`,
-      title: significant.format((piece.value * max) / 255) });
+      title: rough.format((piece.value * max) / 255) });
     mark.append(piece === peak ? make("strong", {}, piece.text) : piece.text);
     return mark;
   });
@@ -117,7 +121,7 @@ function snippet(pieces, max) {
 
 function tokenList(tokens) {
   const items = tokens.map(({ text, logit }) =>
-    make("li", {}, text.replace(/^ | $/g, "\u2423"), make("small", {}, significant.format(logit))));
+    make("li", {}, text.replace(/^ | $/g, "\u2423"), make("small", {}, rough.format(logit))));
   return make("ul", { className: "tokens" }, ...items);
 }
 
