@@ -133,7 +133,8 @@ function neighbours(latent, other) {
   const size = details.neighbour.length / details.both.length;
   const rows = Array.from({ length: size }, (_, r) => {
     const candidate = details.neighbour[row * size + r];
-    const role = candidate === core.target[latent] ? "partner" : "runner-up";
+    const role = candidate === core.target[latent] ? "partner"
+      : candidate === core.encoder_target[latent] ? "partner by the encoders" : "runner-up";
     const button = make("button", { type: "button", disabled: candidate === other,
       onclick: () => openDetail(latent, candidate) }, candidate === other ? "Shown" : "Show beside");
     button.ariaLabel = `${button.textContent}: latent ${candidate}`;

@@ -135,6 +135,25 @@ def test_the_plan_is_shown_whichever_method_is(
     assert {round(float(e), 4) for e in entropy_N} == {0.0, round(float(np.log(3)), 4)}
 
 
+def test_hook_points_share_their_tokens_alone(
+    make_run: MakeRun, add_latents: AddLatents, tiny_lm: Path
+):
+    run = make_run(
+        seeds=(1, 2, 3), hookpoints=("layers.6.mlp", "layers.7.mlp"), lm_source=str(tiny_lm)
+    )
+    add_latents(run, seeds=(1, 2), hookpoint="layers.7.mlp")
+    browser = payload(run)
+    first, second = browser.manifest["places"]
+    assert (first["hookpoint"], list(first["seeds"]), first["snippets"]) == ("layers.6.mlp", [], [])
+    assert (second["hookpoint"], list(second["seeds"])) == ("layers.7.mlp", [1, 2])
+    assert [view["place"] for view in browser.manifest["views"]] == [0, 0, 0, 1, 1, 1]
+    has_firings = ["jaccard" in decode(browser, v["core"]) for v in browser.manifest["views"]]
+    assert has_firings == [False] * 3 + [True, False, False]
+    (note,) = browser.notes
+    assert "latents/layers.6.mlp/seed1.npz" in note
+    assert "and 6 more" in note
+
+
 def test_what_is_missing_is_named(run: Path):
     browser = payload(run)
     (note,) = browser.notes
