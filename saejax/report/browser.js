@@ -60,7 +60,7 @@ async function setView(number) {
   const [first, second] = await Promise.all(record.seeds.map((s) => seeds[s] && arrays(seeds[s].core)));
   view = { ...record, home: manifest.places[record.place], core, first, second, place: null };
   $("range-rate").hidden = !first;
-  if (!first && sort.column === "rate") sort = { column: "decoder", falling: true };
+  if (!shownColumns().some(([name]) => name === sort.column)) sort = { column: "decoder", falling: true };
   closeDetail();
   update();
   // The list is there; texts follow.
@@ -94,11 +94,11 @@ function filters() {
   }
   const units = { decoder: 10000, encoder: 10000, rate: 0.01 };
   for (const [name, unit] of Object.entries(units)) {
-    const [low, high] = ["from", "to"].map((end) => $(`${name}-${end}`).valueAsNumber * unit);
+    const [low, high] = ["from", "to"].map((end) => $(`${name}-${end}`).valueAsNumber);
     const { value } = COLUMNS[name];
     if (name === "rate" && !view.first) continue;
-    if (!Number.isNaN(low)) found.push((i) => value(i) >= low);
-    if (!Number.isNaN(high)) found.push((i) => value(i) <= high);
+    if (!Number.isNaN(low)) found.push((i) => value(i) / unit >= low);
+    if (!Number.isNaN(high)) found.push((i) => value(i) / unit <= high);
   }
   const search = searched();
   if (search) found.push(search);

@@ -224,6 +224,12 @@ def test_list_filters_search_and_one_latent(
     put(tab, "rate-from", "50")
     assert count(tab) == (files["seed1"]["firings_N"] >= 500).sum()
     put(tab, "rate-from", "")
+    # Both ends of a range are in it; the list knows four decimals.
+    edge = round(float(comparison.encoder.cosine[7]), 4)
+    put(tab, "encoder-from", str(edge))
+    put(tab, "encoder-to", str(edge))
+    assert [row[0] for row in listed(tab)] == ["7"]
+    tab.run("document.getElementById('browser-reset').click()")
     put(tab, "query", "ZEBRA")
     assert [row[0] for row in listed(tab)] == ["9"]
     put(tab, "query", "é漢🙂")
@@ -284,6 +290,21 @@ def test_matchings_alone(tab: Chromium, make_run: MakeRun):
     assert "not in this page; see above" in detail
     notes = tab.run("[...document.querySelectorAll('#browser .note')].map((n) => n.textContent)")
     assert any("experiments/analyze.py --run=runs/run" in note for note in notes)
+
+
+def test_a_pair_without_its_files(
+    tab: Chromium, make_run: MakeRun, add_latents: AddLatents, tiny_lm: Path
+):
+    run = make_run(seeds=(1, 2, 3), lm_source=str(tiny_lm))
+    add_latents(run, seeds=(1, 2))
+    open_browser(tab, write_report(run))
+    tab.run("document.querySelector('[data-column=jaccard]').click()")
+    assert "by fire together" in tab.run(STATUS)
+    put(tab, "pair", "1")
+    tab.wait(f"{STATUS}.endsWith('by decoder cosine, falling.')")
+    tab.run("document.querySelector('#browser-body button').click()")
+    assert tab.run("document.querySelectorAll('.snippets').length") == 1
+    assert "not in this page; see above" in tab.run("document.activeElement.innerText")
 
 
 def test_latents_that_were_left_out(
