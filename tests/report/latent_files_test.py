@@ -45,8 +45,8 @@ def test_a_missing_file_is_none(folder: Path):
         ("firings_N", np.full(N, 1001), "1001 firings on 1000 tokens"),
         ("firings_N", np.zeros(N, np.float32), "firings_N is float32"),
         ("mean_N", np.zeros(N - 1, np.float32), "mean_N has 63 N, not 64"),
-        ("promoted_NP", np.full((N, 8), -2), "negative token ids"),
-        ("context_tokens_NCW", np.full((N, 6, 25), -2), "negative token ids"),
+        ("promoted_NP", np.full((N, 8), -2, np.int32), "negative token ids"),
+        ("context_tokens_NCW", np.full((N, 6, 25), -2, np.int32), "negative token ids"),
         (
             "context_values_NCW",
             np.zeros((N, 6, 24), np.float16),
@@ -68,7 +68,7 @@ def test_a_broken_seed_is_named(folder: Path, name: str, value: np.ndarray | Non
     ("name", "value", "said"),
     [
         ("jaccard_N", np.full(N, 1.5, np.float32), r"jaccard_N leaves \[-1, 1\]"),
-        ("neighbour_NR", np.full((N, 4), N), "neighbours are not all in"),
+        ("neighbour_NR", np.full((N, 4), N, np.int32), "neighbours are not all in"),
     ],
 )
 def test_a_broken_pair_is_named(folder: Path, name: str, value: np.ndarray, said: str):
