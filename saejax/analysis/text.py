@@ -41,14 +41,14 @@ class Text(NamedTuple):
     Attributes:
       windows: Token ids.
       tokenizer: Of the model.
-      tokens_sha256: Checksum of the ids of all windows.
       tokens_per_window: L, without `data.skip_tokens`.
+      width: D, of the model.
     """
 
     windows: Windows
     tokenizer: Tokenizer
-    tokens_sha256: str
     tokens_per_window: int
+    width: int
 
 
 def open_text(cfg: Config) -> Text:
@@ -61,7 +61,7 @@ def open_text(cfg: Config) -> Text:
     lm_config = load_config(cfg.lm.source)
     windows_WL = read_windows(cfg.data, tokenizer, vocab_size=lm_config.vocab_size)
     kept = cfg.data.context_length - cfg.data.skip_tokens
-    return Text(windows_WL, tokenizer, tokens_sha256(windows_WL), kept)
+    return Text(windows_WL, tokenizer, kept, lm_config.d_model)
 
 
 def open_reader(cfg: Config, run: RunDir, text: Text) -> tuple[Read, str]:
@@ -108,8 +108,12 @@ def _is_whole(cfg: Config, path: Path, text: Text) -> bool:
     if not (path / HEADER).exists():
         return False
     header = read_header(path)
-    describes = {"lm": dataclasses.asdict(cfg.lm), "data": dataclasses.asdict(cfg.data)}
-    check_header(path, header, header | describes | {"tokens_sha256": text.tokens_sha256})
+    describes = {
+        "lm": dataclasses.asdict(cfg.lm),
+        "data": dataclasses.asdict(cfg.data),
+        "tokens_sha256": tokens_sha256(text.windows),
+    }
+    check_header(path, header, header | describes)
     shards = shard_paths(path, header).values()
     with Progress("check activations", total=len(shards), unit="shards") as progress:
         for shard in shards:
