@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saejax.analysis.compare import Comparison
+from saejax.analysis.latent_files import PairLatents, SeedLatents
 from saejax.errors import InputError
 from saejax.matching import Matching
 from saejax.matching.matching import Soft
 from saejax.progress import Progress
 from saejax.report import browser_blocks, wording
 from saejax.report.browser_blocks import Block, Tokens, number_tokens, pack
-from saejax.report.latent_files import PairLatents, SeedLatents, read_pair, read_seed
+from saejax.report.latent_files import read_pair, read_seed
 from saejax.report.run_files import Pair, Run, load_comparison
 from saejax.rundir import RunDir
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from saejax.analysis.compare import Comparison
+from saejax.analysis.latent_files import PairLatents, SeedLatents
 from saejax.errors import InputError
 from saejax.lm.tokenizer import load_tokenizer
 from saejax.matching.matching import Soft
-from saejax.report.latent_files import PairLatents, SeedLatents
 from saejax.report.token_text import token_bytes
 
 _JAVASCRIPT_TYPES = {
