@@ -3,7 +3,6 @@
 Dimension letters: B windows, L tokens of a window that the autoencoders are given, D width.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,24 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from saejax.config import Config
+from saejax.config_json import flatten
 from saejax.data.corpus import Windows, read_windows
 from saejax.data.exclude import Kept, excludes, keep_tokens
-from saejax.data.shards import HEADER, check_header, damage, read_header, shard_paths
+from saejax.data.shards import (
+    HEADER,
+    Shard,
+    check_header,
+    read_header,
+    shard_paths,
+    shard_shape,
+)
 from saejax.data.store import ActivationStore, tokens_sha256
+from saejax.errors import InputError
 from saejax.lm import (
     Tokenizer,
     check_hookpoint,
     layers_needed,
+    lm_fingerprint,
     load_config,
     load_lm,
     load_tokenizer,
@@ -108,17 +117,19 @@ def _is_whole(cfg: Config, path: Path, text: Text) -> bool:
     if not (path / HEADER).exists():
         return False
     header = read_header(path)
-    describes = {
-        "lm": dataclasses.asdict(cfg.lm),
-        "data": dataclasses.asdict(cfg.data),
+    decisive = {name: value for name, value in flatten(cfg).items() if name in header}
+    made_from = {
         "tokens_sha256": tokens_sha256(text.windows),
+        "lm_fingerprint": lm_fingerprint(cfg.lm.source),
     }
-    check_header(path, header, header | describes)
-    shards = shard_paths(path, header).values()
+    check_header(path, header, header | decisive | made_from)
+    shards = shard_paths(path, header)
     with Progress("check activations", total=len(shards), unit="shards") as progress:
-        for shard in shards:
-            if (why := damage(shard)) is not None:
-                warnings.warn(f"{shard}: {why}; the model is run instead", stacklevel=3)
+        for number, shard in shards.items():
+            try:
+                Shard(shard, shard_shape(header, number), header["dtype"]).check()
+            except InputError as error:
+                warnings.warn(f"{error}; the model is run instead", stacklevel=3)
                 return False
             progress.advance()
     return True

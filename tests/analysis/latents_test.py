@@ -111,7 +111,7 @@ def test_store_and_model_agree(cfg, finished, tmp_path):
         run.result("latents").unlink()
         if origin == "store":
             shard.write_bytes(shard.read_bytes()[:-1] + b"!")
-            with pytest.warns(UserWarning, match=r"00000\.npy: .*; the model is run instead"):
+            with pytest.warns(UserWarning, match=r"00000\.npy .*; the model is run instead"):
                 describe_latents(cfg, run, saes, num_tokens=20 * 31)
             run.result("latents").unlink()
             shutil.rmtree(run.activations)
