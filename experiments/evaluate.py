@@ -1,4 +1,4 @@
-"""Evaluates autoencoders on text that they were not trained on, also inside the language model.
+r"""Evaluates autoencoders on text that they were not trained on, also inside the language model.
 
     python experiments/evaluate.py --run=runs/quickstart
 
