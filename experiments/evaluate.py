@@ -1,4 +1,4 @@
-"""Evaluates autoencoders on text that they were not trained on, also inside the language model.
+r"""Evaluates autoencoders on text that they were not trained on, also inside the language model.
 
     python experiments/evaluate.py --run=runs/quickstart
 
@@ -18,8 +18,8 @@ What training left out of each window, as its first tokens, keeps its activation
 nowhere. saejax/analysis/evaluation.py defines the numbers, and says which are those of SAELens
 and dictionary_learning. Everything goes to results/evaluate.json of the run, or to --out.
 
-The whole model runs once for each autoencoder and three times besides: about 10 minutes for three
-seeds and 50,000 tokens of SmolLM2-135M on two cores.
+The whole model runs once for each autoencoder and three times besides. From its operations, three
+seeds and 50,000 tokens of SmolLM2-135M should take 10 minutes on two cores.
 """
 
 import dataclasses
