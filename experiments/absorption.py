@@ -20,6 +20,7 @@ The quickstart's three seeds take about three minutes on two cores.
 import dataclasses
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 from absl import flags
@@ -27,7 +28,7 @@ from absl import flags
 from saejax import cli
 from saejax.analysis import first_letter
 from saejax.analysis.absorption import Data, measure, train_probes
-from saejax.analysis.absorption_seeds import absorption_result, absorption_table, pairs_of
+from saejax.analysis.absorption_seeds import absorption_result, absorption_table
 from saejax.analysis.compare import Comparison
 from saejax.config import Config
 from saejax.errors import InputError
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
             "autoencoders"
         )
     saes = {seed: load_sae(run.sae(cfg.hookpoint, seed)) for seed in cfg.init_seeds}
-    comparisons = {pair: _comparison(cfg, run, pair) for pair in pairs_of(cfg.init_seeds)}
+    comparisons = {pair: _comparison(cfg, run, pair) for pair in combinations(cfg.init_seeds, 2)}
     data, train, test = _words(cfg)
     probes = train_probes(data)
     results = {}

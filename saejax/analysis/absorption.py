@@ -17,11 +17,9 @@ from saejax.analysis.first_letter import LETTERS
 from saejax.errors import InputError
 from saejax.sae.sae import Sae, encode, token_scale
 
-# L2 penalty of the probes on activations, which are scaled to a mean norm of sqrt(D).
-PROBE_L2 = 1e-2
-# L1 penalty by which latents are chosen: SAEBench's 0.01, halved as its loss counts both classes
-# twice as much as `logistic.fit_l2`.
-CHOICE_L1 = 5e-3
+# Penalties of SAEBench, whose loss counts both classes twice as much as `logistic` does: of probes
+# on activations 1e-4, of a loss that is the mean over 26 letters; of those that choose latents 0.01.
+PROBE_L2, CHOICE_L1 = 26 * 1e-4 / 2, 0.01 / 2
 # Most latents of a sparse probe (SAEBench).
 MAX_LATENTS = 10
 # Gain of F1 by which one more latent counts as a split (Chanin et al. 2024, section 4).
@@ -216,7 +214,7 @@ def absorption(
     whole_P = x_PD @ direction_D
     rows = np.arange(len(x_PD))
 
-    silent_P = (codes_PN[:, main] <= 0).all(axis=1)
+    silent_P = np.all(codes_PN[:, main] <= 0, axis=1)
     absorber_P = given_PN.argmax(axis=1)
     aligned_P = cosine_N[absorber_P] >= FULL_COSINE
     large_P = (whole_P > 0) & (given_PN[rows, absorber_P] >= MIN_PART * whole_P)
@@ -285,7 +283,5 @@ def _sparse_f1(
         used_11K = (np.arange(order_CK.shape[1]) <= last)[None, None]
         probe = logistic.fit_l2(jnp.asarray(train_CBK * used_11K), jnp.asarray(members_CB), l2)
         score_CT = np.asarray(probe.scores(jnp.asarray(test_CTK)))
-        f1_CK[:, last] = [
-            logistic.f1(*pair) for pair in zip(score_CT > 0, members_CT, strict=True)
-        ]
+        f1_CK[:, last] = [logistic.f1(*pair) for pair in zip(score_CT > 0, members_CT, strict=True)]
     return f1_CK

@@ -1,6 +1,5 @@
 """Absorption in the autoencoders of several seeds: what each does, and what they have in common."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -204,8 +203,3 @@ def _cells(record: Mapping[str, Any], count: str = "d") -> str:
         f"{record['f1_first']:>9.2f}{format(record['num_latents'], count):>9}"
         f"{record['absorption_rate']:>9.1%}"
     )
-
-
-def pairs_of(seeds: Sequence[int]) -> list[tuple[int, int]]:
-    """Every two seeds, in order."""
-    return list(itertools.combinations(seeds, 2))

@@ -130,7 +130,7 @@ def split_words(words: Words, letters: str, *, per_letter: int) -> tuple[Words, 
 
 
 def make_prompts(words: Words, tokenizer: Tokenizer, *, begin: tuple[int, ...] = ()) -> Prompts:
-    """Windows of 30 lines "\\n dog has the first letter: D": 10 examples, 20 words to be read.
+    """Windows of 30 lines " dog has the first letter: D": 10 examples, 20 words to be read.
 
     As attention is causal, what follows a word does not change its activation: a word that is
     read serves as an example for those after it, which costs a seventh of a prompt for each word.

@@ -4,7 +4,7 @@ Letters: B examples, C classes, F features.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 # The minimum counts as reached where a step lowers the loss by less than this part of it, which is
 # as close as float32 comes.
-_DECREASE, _MAX_STEPS = 1e-6, 300
+_DECREASE, _MAX_STEPS = 1e-7, 500
 # Where u and v begin in w = u u - v v; at 0 they would stay.
 _L1_START = 0.1
 
@@ -31,7 +31,7 @@ class Probe(NamedTuple):
     bias: Float[Array, " C"]
 
     def scores(self, x: Float[Array, "*C B F"]) -> Float[Array, "C B"]:
-        """x w_c + b_c, of the same features for all classes, or of its own for each."""
+        """Gives x w_c + b_c; x holds the same features for all classes, or each class's own."""
         product = "bf,cf->cb" if x.ndim == 2 else "cbf,cf->cb"
         return jnp.einsum(product, x, self.weight) + self.bias[:, None]
 
@@ -97,7 +97,7 @@ def _balanced_loss(probe: Probe, x: Array, members_CB: Array) -> Array:
     return jnp.sum(loss_CB / (2 * size_CB))
 
 
-def _minimise(loss: Callable, start):
+def _minimise(loss: Callable[[Any], Array], start: Any) -> Any:
     """L-BFGS with a line search, from `start`."""
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
@@ -105,9 +105,7 @@ def _minimise(loss: Callable, start):
     def step(carry):
         params, state, before, _ = carry
         value, grad = value_and_grad(params, state=state)
-        updates, state = solver.update(
-            grad, state, params, value=value, grad=grad, value_fn=loss
-        )
+        updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=loss)
         return optax.apply_updates(params, updates), state, value, before - value
 
     def unfinished(carry):
