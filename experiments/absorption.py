@@ -35,7 +35,6 @@ from saejax.errors import InputError
 from saejax.files import atomic_write
 from saejax.formats.load import load_sae
 from saejax.lm import layers_needed, load_config, load_lm, load_tokenizer, make_capture
-from saejax.memory import keep_pages
 from saejax.progress import Progress
 from saejax.rundir import RunDir, commit, versions
 
@@ -49,7 +48,6 @@ _WORDS = flags.DEFINE_integer("words_per_letter", 400, "Most words of a letter, 
 def main(argv: Sequence[str]) -> None:
     """Reads the words, measures each seed, compares, prints, saves."""
     del argv
-    keep_pages()
     run = RunDir(Path(_RUN.value))
     cfg = run.read_config()
     if cfg.target_hookpoint:

@@ -17,17 +17,17 @@ from saejax.analysis.first_letter import LETTERS
 from saejax.errors import InputError
 from saejax.sae.sae import Sae, encode, token_scale
 
-# Penalties of SAEBench, whose loss counts both classes twice as much as `logistic` does: of probes
-# on activations 1e-4, of a loss that is the mean over 26 letters; of those that choose latents 0.01.
+# Penalties of SAEBench, whose loss counts both classes twice as much as `logistic` does: 1e-4 for
+# probes on activations, with a loss that is the mean over 26 letters; 0.01 for choosing latents.
 PROBE_L2, CHOICE_L1 = 26 * 1e-4 / 2, 0.01 / 2
 # Most latents of a sparse probe (SAEBench).
 MAX_LATENTS = 10
-# Gain of F1 by which one more latent counts as a split (Chanin et al. 2024, section 4).
+# Gain of F1 above which one more latent counts as a split (Chanin et al. 2024, SAEBench).
 SPLIT_GAIN = 0.03
 # F1 above which the probe on activations counts as ground truth (SAEBench).
 MIN_PROBE_F1 = 0.6
-# Cosine with the probe from which the one largest latent absorbs (paper, SAEBench), and from which
-# one of several does (SAEBench).
+# Cosine with the probe from which the one largest latent absorbs (Chanin et al. 2024, SAEBench),
+# and from which one of several does (SAEBench).
 FULL_COSINE, PART_COSINE = 0.025, 0.1
 # Least part of the activation's projection on the probe that absorbing latents make up, and how
 # many of them count in the fraction (SAEBench).
@@ -142,11 +142,13 @@ def measure(sae: Sae, data: Data, probes: LetterProbes) -> list[LetterResult]:
         width.
 
     References:
-      Chanin et al. 2024 (arXiv 2409.14507), sections 3 to 5, for the task and splitting; SAEBench
-      (Karvonen et al. 2025, arXiv 2503.09532), evals/absorption, for absorption without ablations.
-      Differences: words are read in windows of many (`first_letter.make_prompts`), probes are
-      fitted to convergence by L-BFGS, activations and codes are scaled by one number first, and
-      the words of the test are not prompted again for absorption.
+      Chanin et al. 2024 (arXiv 2409.14507) and its code, sae-spelling's k_sparse_probing.py, for
+      the task and splitting; SAEBench (Karvonen et al. 2025, arXiv 2503.09532), its
+      evals/absorption/feature_absorption_calculator.py, for absorption without ablations.
+      Differences: words have a space and three letters or more, in one case each, and are read in
+      windows of many (`first_letter.make_prompts`); probes are fitted to convergence by L-BFGS,
+      on activations and codes scaled by one number; the words of the test are not prompted again
+      for absorption; SAEBench needs 20 letters with good probes, here any number is told.
     """
     if sae.transcoder:
         raise InputError("a transcoder writes elsewhere than it reads: give an autoencoder")

@@ -19,7 +19,7 @@ from saejax.progress import Progress
 LETTERS = string.ascii_lowercase
 # A space and at least three letters: shorter tokens are seldom words.
 _WORD = re.compile(r" [A-Za-z]{3,}", re.ASCII)
-# The paper's prompt (Chanin et al. 2024, appendix), with its ten examples in front.
+# Prompt and number of examples of Chanin et al. 2024 (arXiv 2409.14507) and SAEBench.
 _ASK = " has the first letter:"
 _EXAMPLES = 10
 # Words that are read in a window, after the examples.
