@@ -1,1 +1,5 @@
 """What matched autoencoders have in common."""
+
+from saejax.analysis import seeds
+
+__all__ = ["seeds"]
