@@ -76,17 +76,18 @@ def factors(result: Mapping[str, Any]) -> dict[str, Any]:
       result: Of `saejax.sweep.collect`.
 
     Returns:
-      For `results/factors.json`: `base`, its name; `threshold` of the cosines, None where runs
-      differ in it or have no pairs; `others`, names of the runs in no factor; and `factors`: for
-      each its `factor`, a name in `LABELS` or a field; `series`, the kind of hook point of a
-      "layer", else None; `numeric`; `held`, settings that all its runs have in common; `points`,
-      ascending where values are numbers; `steps` of the shared fraction from each value that has
-      pairs to the next: from, to, change, pairs (of the one that has fewer), ranges_overlap, and
-      shared, "rises", "falls" or, where the ranges over pairs overlap, "no clear change"; and
-      `trend`, what the clear steps say.
-      A point: value, run, seeds, pairs (how many); for each fraction and mean cosine `mean`,
-      `low` and `high` over pairs and `standard_error` over seeds, see `jackknife`, or None
-      without pairs; for fvu, l0 and dead_frac the same over seeds.
+      For `results/factors.json`:
+      base, its name; threshold of the cosines, None where runs differ in it or have no pairs;
+      others, the runs in no factor; commit; versions;
+      factors: for each its factor, a name in `LABELS` or a field; series, the kind of hook point
+      where the factor is "layer" or "model", else None; numeric; held, settings that all its runs
+      have in common; points, ascending where values are numbers; steps of the shared fraction from
+      each value that has pairs to the next: from, to, change, pairs (of the one with fewer),
+      ranges_overlap, and shared, "rises", "falls" or, where the ranges over pairs overlap, "no
+      clear change"; trend, what the clear steps say, None for names.
+      A point is value, run, seeds and pairs (how many); for each fraction and mean cosine the mean,
+      low and high over pairs and standard_error over seeds, see `jackknife`, or None without pairs;
+      for fvu, l0 and dead_frac the same over seeds.
 
     Raises:
       InputError: For no runs.
@@ -112,6 +113,8 @@ def factors(result: Mapping[str, Any]) -> dict[str, Any]:
         "threshold": thresholds.pop() if len(thresholds) == 1 else None,
         "factors": found,
         "others": [run["name"] for run in runs if run["name"] not in used],
+        "commit": result["commit"],
+        "versions": result["versions"],
     }
 
 
@@ -125,28 +128,9 @@ def _factor(one: Run, other: Run, fields: Sequence[str]) -> str | None:
     for lead in ("lm.source", "sae.arch", *sorted(differ)):
         name = _FIELDS.get(lead, lead)
         if lead in differ and differ - {lead} <= _ALONG.get(name, set()):
-            return name
+            same_kind = _place(one["hookpoint"])[1] == _place(other["hookpoint"])[1]
+            return name if name != "model" or same_kind else None
     return None
-
-
-def _tables(name: str, group: Sequence[Run], fields: Sequence[str]) -> list[dict[str, Any]]:
-    """A factor's table; of a hook point one by layer for each kind, and one by kind."""
-    base = group[0]
-    if name != "place":
-        path = next((path for path, factor in _FIELDS.items() if factor == name), name)
-        values = [run["tokens"] if name == "tokens" else run[path] for run in group]
-        # A list, as of `sae.prefixes`, is a name.
-        values = [str(value) if isinstance(value, list) else value for value in values]
-        return _table(name, None, values, group, fields)
-    places = [_place(run["hookpoint"]) for run in group]
-    made = []
-    for kind in dict.fromkeys(kind for _, kind in places):
-        own = [i for i, (layer, other) in enumerate(places) if other == kind and layer is not None]
-        layers = [places[i][0] for i in own]
-        made += _table("layer", kind, layers, [group[i] for i in own], fields, base)
-    same = [i for i, (layer, _) in enumerate(places) if layer == places[0][0]]
-    kinds = [places[i][1] for i in same]
-    return made + _table("kind", None, kinds, [group[i] for i in same], fields)
 
 
 def _place(hookpoint: str) -> tuple[int | None, str]:
@@ -155,16 +139,33 @@ def _place(hookpoint: str) -> tuple[int | None, str]:
     return (int(match[1]), match[2] or "residual") if match else (None, hookpoint)
 
 
+def _tables(name: str, group: Sequence[Run], fields: Sequence[str]) -> list[dict[str, Any]]:
+    """A factor's record; of hook points one by layer for each kind, and one by kind."""
+    base = group[0]
+    if name == "place":
+        places = [(*_place(run["hookpoint"]), run) for run in group]
+        made = []
+        for kind in dict.fromkeys(kind for _, kind, _ in places):
+            layers = [(at, run) for at, own, run in places if own == kind and at is not None]
+            made += _table("layer", kind, layers, base, fields)
+        same = [(kind, run) for at, kind, run in places if at == places[0][0]]
+        return made + _table("kind", None, same, base, fields)
+    kind = _place(base["hookpoint"])[1] if name == "model" else None
+    path = next((path for path, factor in _FIELDS.items() if factor == name), name)
+    values = [(run["tokens"] if name == "tokens" else run[path], run) for run in group]
+    # A list, as of `sae.prefixes`, is a name.
+    values = [(str(x) if isinstance(x, list) else x, run) for x, run in values]
+    return _table(name, kind, values, base, fields)
+
+
 def _table(
     name: str,
     series: str | None,
-    values: Sequence[Any],
-    group: Sequence[Run],
+    values: Sequence[tuple[Any, Run]],
+    base: Run,
     fields: Sequence[str],
-    base: Run | None = None,
 ) -> list[dict[str, Any]]:
     """The record of a factor, or none where it has one value."""
-    base = base or group[0]
     l0 = statistics.fmean(base["l0"])
     own = _ALONG["architecture"] if name == "architecture" else set()
 
@@ -173,7 +174,7 @@ def _table(
         return changed, abs(statistics.fmean(run["l0"]) - l0)
 
     chosen: dict[Any, Run] = {}
-    for value, run in zip(values, group, strict=True):
+    for value, run in values:
         if value not in chosen or distance(run) < distance(chosen[value]):
             chosen[value] = run
     if len(chosen) < 2:
@@ -250,8 +251,8 @@ def jackknife(values: Sequence[float], seeds: Sequence[tuple[int, ...]]) -> floa
       Efron & Stein 1981, The jackknife estimate of variance, Annals of Statistics 9.
 
     Example:
-      >>> jackknife([0.4, 0.5, 0.6], [(1, 2), (1, 3), (2, 3)])
-      0.11547005383792516
+      >>> round(jackknife([0.4, 0.5, 0.6], [(1, 2), (1, 3), (2, 3)]), 4)
+      0.1155
     """
     left_out = [
         [value for value, some in zip(values, seeds, strict=True) if seed not in some]
