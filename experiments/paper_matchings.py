@@ -16,6 +16,7 @@ against 42 % for a pair.
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ import numpy as np
 from absl import flags
 
 from saejax import cli, rundir
-from saejax.analysis.seeds_of_run import PairTargets, seeds_record
+from saejax.analysis.seeds_of_run import PairTargets, fits_record, seeds_record
 from saejax.errors import InputError
 from saejax.files import atomic_write
 from saejax.matching.matching import SIDES
+from saejax.report import paper
 from saejax.report.style import write_figure
 from saejax.report.trend_figures import donut_figure, levels_figure, trend_figure
 
@@ -48,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
         "source": f"{name}, released with Paulo & Belrose (arXiv 2501.16615)",
         "shared": "the decoder and the encoder matching name the same partner, at any cosine",
         **seeds_record(seeds, pairs),
+        "figure_a1_fits": fits_record(paper.ONLY_IN_BASE_FRAC)[0],
         "commit": rundir.commit(),
         "versions": rundir.versions(),
     }
@@ -78,7 +81,7 @@ def _read(path: Path) -> tuple[str, dict[tuple[int, int], PairTargets]]:
             arrays = dict(archive)
     except FileNotFoundError:
         raise InputError(f"--matchings={path}: no such file; --help says what it holds") from None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"--matchings={path}: not a readable .npz archive ({error})") from None
     targets: dict[tuple[int, int], dict[str, np.ndarray]] = {}
     names = set()
@@ -98,7 +101,7 @@ def _read(path: Path) -> tuple[str, dict[tuple[int, int], PairTargets]]:
             f"--matchings={path}: needs both sides of every pair, of autoencoders of one name"
         )
     return names.pop(), {
-        pair: PairTargets(*(sides[side] for side in SIDES), sides["decoder"] == sides["encoder"])
+        pair: PairTargets(sides["decoder"], sides["encoder"], sides["decoder"] == sides["encoder"])
         for pair, sides in sorted(targets.items())
     }
 
@@ -115,13 +118,15 @@ def _summary(record: dict[str, Any]) -> str:
     for row in record["trend"]:
         reach = "" if row["low"] is None else f"{row['low']:.2%} to {row['high']:.2%}"
         bases = f"{row['lowest_base']:.2%} to {row['highest_base']:.2%}"
-        lines.append(f"{row['num_saes']:12}{row['only_in_base_frac']:18.2%}  {bases:16}  {reach}")
+        line = f"{row['num_saes']:12}{row['only_in_base_frac']:18.2%}  {bases:16}  {reach}"
+        lines.append(line.rstrip())
     lines.append("")
-    for name in ("power_law", "offset_power_law"):
-        if name in record["fits"]:
-            fit = record["fits"][name]
-            values = ", ".join(f"{key} = {value:.4g}" for key, value in fit["parameters"].items())
-            lines.append(f"{name}: {values}, residual sum of squares {fit['rss']:.2e}")
+    for key, what in (("fits", ""), ("figure_a1_fits", "figure A1 of the paper, ")):
+        for name in ("power_law", "offset_power_law"):
+            if name in record[key]:
+                fit = record[key][name]
+                values = ", ".join(f"{k} = {value:.4g}" for k, value in fit["parameters"].items())
+                lines.append(f"{what}{name}: {values}, residual sum of squares {fit['rss']:.2e}")
     if (repeats := record["repeats"]) is not None:
         independent = len(record["seeds"]) * repeats["independent_levels"][0]
         lines += [
@@ -138,6 +143,9 @@ def _summary(record: dict[str, Any]) -> str:
         lines.append(
             f"back at the start after three seeds ({len(found['triples'])} triples, chance "
             f"{found['chance']:.2g}): {means}"
+        )
+        lines.append(
+            f"in every seed, whichever way it is followed: {found['core_frac']:.2%} of the latents"
         )
     lines += [f"missing, {name}: {why}" for name, why in record["missing"].items()]
     return "\n".join(lines)

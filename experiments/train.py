@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from absl import flags
 
 from saejax import cli
+from saejax.config import Config
 from saejax.lm import hookpoints, load_config
 from saejax.memory import keep_pages
 from saejax.run import train_run
-from saejax.rundir import open_run
+from saejax.rundir import RunDir, open_run
+from saejax.sae.sae import Sae
 from saejax.train.loggers import LOGGERS, make_logger
 
 _CONFIG = cli.define_config()
@@ -30,18 +32,29 @@ _LOGGER = flags.DEFINE_enum(
 )
 
 
+def configured() -> Config | None:
+    """The configuration of the flags; None if they ask for hook points, which are printed."""
+    keep_pages()
+    cfg = cli.config(_CONFIG)
+    if not _LIST.value:
+        return cfg
+    print(*hookpoints(load_config(cfg.lm.source)), sep="\n")
+    return None
+
+
+def train_seeds(cfg: Config) -> tuple[RunDir, dict[int, Sae]]:
+    """The run directory that the flags name, and its autoencoders, trained as far as needed."""
+    run = open_run(cfg, _WORKDIR.value)
+    return run, train_run(cfg, run, make_logger(_LOGGER.value, cfg, run))
+
+
 def main(argv: Sequence[str]) -> None:
     """Trains and exports."""
     del argv
-    keep_pages()
-    cfg = cli.config(_CONFIG)
-    if _LIST.value:
-        print(*hookpoints(load_config(cfg.lm.source)), sep="\n")
-        return
-    run = open_run(cfg, _WORKDIR.value)
-    logger = make_logger(_LOGGER.value, cfg, run)
-    for seed in train_run(cfg, run, logger):
-        print(f"seed {seed}: {run.sae(cfg.hookpoint, seed)}")
+    if (cfg := configured()) is not None:
+        run, saes = train_seeds(cfg)
+        for seed in saes:
+            print(f"seed {seed}: {run.sae(cfg.hookpoint, seed)}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ from saejax.errors import InputError
 from saejax.files import cache_folder
 from saejax.train.interrupt import Interrupted
 
+# So that --help of a script has the flags that functions here define for it.
+flags.disclaim_key_flags()
+
 # Exit code of a process ended by Ctrl-C, by convention of the shell.
 _EXIT_SIGINT = 128 + signal.SIGINT
 

@@ -23,6 +23,7 @@ class LmConfig:
     # norm, and is no faster on CPUs without AVX512-BF16 or AMX.
     dtype: str = "float32"
     # Windows in one forward pass while writing a store: 8 x 256 tokens keep two CPU cores busy.
+    # Devices share them equally, those along "data" always, others if they divide.
     # Attention holds batch_windows x heads x context_length x max(64, context_length / 8) floats.
     batch_windows: int = 8
 
@@ -36,6 +37,9 @@ class DataConfig:
     # `org/name@revision` on the Hugging Face hub; or .bin files of uint16 ids, which are cut into
     # windows as they are (the paper's Pile, as Pythia saw it: github.com/EleutherAI/pythia).
     source: str = SAMPLE_TEXT
+    # Subset (configuration) of a data set on the hub that has several, as "en" of `allenai/c4` or
+    # "wikitext-103-raw-v1" of `Salesforce/wikitext`; "" is the default one.
+    subset: str = ""
     # Split of a data set on the hub or of `datasets.save_to_disk`; "" is "train", or all there is.
     split: str = ""
     # Field or column of a record that holds the text.
@@ -193,7 +197,10 @@ class MatchConfig:
 
 @dataclasses.dataclass(slots=True)
 class MeshConfig:
-    """Devices along each axis of the mesh ("seed", "data", "latent"); -1 takes what is left."""
+    """Devices along each axis of the mesh ("seed", "data", "latent"); -1 takes what is left.
+
+    Weights of language models above 4 GiB are split over all devices (saejax/lm/sharding.py).
+    """
 
     seed: int = 1
     data: int = -1

@@ -17,7 +17,7 @@ from saejax import mesh as mesh_lib
 from saejax.activations import open_activations
 from saejax.analysis.compare import Comparison, compare
 from saejax.analysis.overlap import pair_result
-from saejax.config import Config, tokens_per_batch, windows_per_batch
+from saejax.config import Config, MatchConfig, tokens_per_batch, windows_per_batch
 from saejax.data.loader import Batch, make_batches, num_steps
 from saejax.files import atomic_write
 from saejax.formats.load import load_sae, save_sae
@@ -187,10 +187,17 @@ def _export(cfg: Config, run: RunDir, state: TrainState) -> dict[int, Sae]:
     return saes
 
 
+def _made_with(match: MatchConfig, comparison: Comparison) -> bool:
+    """Whether one-to-one matchings have these settings; only entropic ones have any."""
+    softs = [matching.soft for matching in (comparison.decoder, comparison.encoder)]
+    settings = match.epsilon, match.tolerance
+    return all(soft is None or (soft.epsilon, soft.tolerance) == settings for soft in softs)
+
+
 def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any]:
     """Matches every pair of seeds by every method, and writes `results/overlap.json`.
 
-    Matchings that are there already are read, not computed again.
+    Matchings that are there already, made with the same settings, are read, not computed again.
 
     Returns:
       What was written: `pairs` (see `saejax.analysis.overlap`), config, commit, versions.
@@ -206,10 +213,11 @@ def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any
         for pair, method in jobs:
             matched = run.matching(cfg.hookpoint, pair, method)
             maxima = run.matching(cfg.hookpoint, pair, "max_cosine")
+            same_pair = last[1] if last is not None and last[0] == pair else None
+            comparison = None
             if matched.exists() and maxima.exists():
-                comparison = Comparison.load(matched, maxima)
-            else:
-                same_pair = last[1] if last is not None and last[0] == pair else None
+                same_pair = comparison = Comparison.load(matched, maxima)
+            if comparison is None or not _made_with(cfg.match, comparison):
                 comparison = compare(
                     saes[pair[0]],
                     saes[pair[1]],

@@ -27,9 +27,9 @@ _VERSIONED = (
     "numpy",
     "scipy",
 )
-# Fields that a run may go on with another value of: they do not change what it computes, up to
+# Fields that a run may go on with another value of: they do not change its autoencoders, up to
 # rounding in the case of the mesh.
-_MAY_CHANGE = ("mesh.", "train.checkpoint", "train.log_every_steps")
+_MAY_CHANGE = ("mesh.", "train.checkpoint", "train.log_every_steps", "match.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,8 @@ def open_run(cfg: Config, workdir: str | Path) -> RunDir:
 
     Raises:
       InputError: If the directory holds another configuration, naming the fields, or files
-        that are no run. The mesh and the intervals of checkpoints and logs may differ.
+        that are no run. The mesh, the intervals of checkpoints and logs, and what is about
+        matching may differ: the run then has the new configuration.
     """
     run = RunDir(Path(workdir))
     started = run.root.is_dir() and any(
@@ -119,11 +120,13 @@ def open_run(cfg: Config, workdir: str | Path) -> RunDir:
     )
     if run.config.exists() and started:
         changed = differences(run.read_config(), cfg)
-        if changed := [text for text in changed if not text.startswith(_MAY_CHANGE)]:
+        if refused := [text for text in changed if not text.startswith(_MAY_CHANGE)]:
             raise InputError(
                 f"{run.root} holds a run with another configuration (there != here): "
-                f"{'; '.join(changed)}. Use another --workdir, or set these back to continue"
+                f"{'; '.join(refused)}. Use another --workdir, or set these back to continue"
             )
+        if changed:
+            _write_config(run, cfg)
         return run
     if started or (run.root.exists() and not run.root.is_dir()):
         raise InputError(
@@ -132,9 +135,13 @@ def open_run(cfg: Config, workdir: str | Path) -> RunDir:
     # The configuration comes last: a directory with one has all it needs to resume.
     with atomic_write(run.versions) as file:
         file.write(json.dumps(versions(), indent=2).encode() + b"\n")
+    _write_config(run, cfg)
+    return run
+
+
+def _write_config(run: RunDir, cfg: Config) -> None:
     with atomic_write(run.config) as file:
         file.write(to_json(cfg).encode())
-    return run
 
 
 def versions() -> dict[str, str]:

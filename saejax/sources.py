@@ -30,6 +30,9 @@ MODEL_FILES = (
     "model.safetensors.index.json",
 )
 
+# What tells its layers and hook points.
+CONFIG_FILES = ("config.json",)
+
 # org/name or org/name@revision, a branch, tag or commit.
 HUB_ID = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII
@@ -99,8 +102,12 @@ def resolve(source: str, *, hub_files: tuple[str, ...] = ()) -> pathlib.Path:
 @functools.cache
 def _fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> pathlib.Path:
     """The directory with files of a repository of the hub."""
-    print(f"looking up {repository} on the Hugging Face hub", file=sys.stderr)
     name = repository if revision is None else f"{repository}@{revision}"
+    if files == CONFIG_FILES:
+        print(f"looking up {repository} on the Hugging Face hub", file=sys.stderr)
+    else:
+        # The folder is named by the commit, which stays that of what was fetched first.
+        revision = _fetch(repository, revision, CONFIG_FILES).name
     try:
         found = snapshot_download(repository, revision=revision, allow_patterns=list(files))
     except hub_errors.GatedRepoError:
@@ -128,5 +135,5 @@ def _fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> pat
         folder = pathlib.Path(found)
         if folder.is_dir():
             return folder
-        why = f"has no files {', '.join(files)}: choose a repository with safetensors"
+        why = f"has no {', '.join(files)}: choose a repository of a model in safetensors"
     raise InputError(f"{name!r} {why}")

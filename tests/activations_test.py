@@ -1,10 +1,7 @@
 """Text to activations: stored and streamed alike, in one process and in two."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
+import shutil
 
 import jax
 import numpy as np
@@ -76,6 +73,70 @@ def test_store_of_other_norms_is_refused(excluding, tmp_path):
         all_steps(excluding, tmp_path, norms_of="layers.0")
 
 
+def test_a_store_serves_every_run_of_the_same_activations(excluding, tmp_path, monkeypatch):
+    cfg = excluding
+    both, _ = all_steps(cfg, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr("saejax.activations.load_lm", None)
+    cfg.data_seed, cfg.data.epochs, cfg.data.order = 3, 2, "shuffled_tokens"
+    fewer, _ = all_steps(cfg, tmp_path, hookpoints=HOOKPOINTS[1:])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    epochs = fewer[:4], fewer[4:]
+    ours, theirs, again = (
+        np.concatenate([step["layers.0"] for step in steps]) for steps in (both, *epochs)
+    )
+    for other in (theirs, again):
+        np.testing.assert_array_equal(ours[np.lexsort(ours.T)], other[np.lexsort(other.T)])
+
+
+@pytest.mark.parametrize("changed", ["text", "model", "order", "special ids"])
+def test_a_store_of_something_else_is_refused(
+    excluding, tiny_lm, text, tmp_path, changed, monkeypatch
+):
+    cfg = excluding
+    cfg.lm.source, cfg.data.source = str(tmp_path / "lm"), str(tmp_path / "text.jsonl")
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    shutil.copy(text, tmp_path / "text.jsonl")
+    all_steps(cfg, tmp_path / "store")
+    says = "tokens_sha256"
+    if changed == "text":
+        lines = text.read_text().splitlines()
+        (tmp_path / "text.jsonl").write_text("\n".join(reversed(lines)))
+    elif changed == "model":
+        config = tmp_path / "lm" / "config.json"
+        config.write_text(config.read_text().replace("10000.0", "20000.0"))
+        says = "lm_fingerprint"
+    elif changed == "order":
+        # The first windows of the corpus, not windows spread over it.
+        cfg.data.order = "in_order"
+    else:
+        tokenizer = tmp_path / "lm" / "tokenizer.json"
+        values = json.loads(tokenizer.read_text())
+        a = {"id": values["model"]["vocab"]["a"], "content": "a"}
+        values["added_tokens"].append({**values["added_tokens"][0], **a})
+        tokenizer.write_text(json.dumps(values))
+        says = "special_ids"
+    with pytest.raises(InputError, match=rf"something else \({says} differ\)"):
+        all_steps(cfg, tmp_path / "store")
+
+
+@pytest.mark.parametrize("order", ["shuffled", "shuffled_tokens"])
+def test_a_shard_damaged_since_is_told_and_written_again(excluding, tmp_path, order):
+    cfg = excluding
+    cfg.data.order = order
+    good, _ = all_steps(cfg, tmp_path)
+    path = tmp_path / "layers.0" / "00000.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"layers\.0/00000\.npy is damaged: .*; delete it and run"):
+        all_steps(cfg, tmp_path)
+    path.unlink()
+    again, _ = all_steps(cfg, tmp_path)
+    assert path.read_bytes() == content
+    for one, other in zip(again, good, strict=True):
+        np.testing.assert_array_equal(one["layers.0"], other["layers.0"])
+
+
 def test_shuffle_buffer_gives_the_tokens_of_its_batches(excluding, tmp_path):
     cfg = excluding
     cfg.data.activations = "stream"
@@ -111,10 +172,14 @@ from saejax.config_json import from_json
 from saejax.data import store as store_lib
 from saejax.data.loader import make_batches
 from saejax.errors import InputError
+from saejax.lm import sharding
 
 store_lib._SHARD_TOKENS = 8 * 31
 hookpoints = ("layers.1.mlp", "layers.0")
+copy_bytes = sharding._COPY_BYTES
 for name in sys.argv[4:]:
+    # The model of a stream is split over both processes, that of a store is copied.
+    sharding._COPY_BYTES = 0 if name == "stream" else copy_bytes
     cfg = from_json((Path(root) / f"{name}.json").read_text())
     mesh = mesh_lib.make_mesh(cfg.mesh)
     index, count = mesh_lib.batch_part(mesh)
@@ -138,40 +203,6 @@ for name in sys.argv[4:]:
 """
 
 
-def run_two(root, names):
-    """What two processes with two devices each say."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(i), port, str(root), *names],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, error) in zip(processes, said, strict=True):
-        assert process.returncode == 0, error
-    return [
-        " ".join(line for line in output.splitlines() if not line.startswith("[Gloo]"))
-        for output, _ in said
-    ]
-
-
 @pytest.mark.parametrize(
     "mesh",
     [
@@ -180,7 +211,7 @@ def run_two(root, names):
         pytest.param(MeshConfig(2, 2, 1), marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_equal_one(excluding, tmp_path, mesh):
+def test_two_processes_equal_one(excluding, tmp_path, run_two, mesh):
     cfg, alone = excluding, {}
     for name in ("stream", "store"):
         cfg.mesh, cfg.data.activations = mesh, name
@@ -189,7 +220,7 @@ def test_two_processes_equal_one(excluding, tmp_path, mesh):
         (tmp_path / f"{name}.json").write_text(to_json(cfg))
         cfg.mesh = MeshConfig(1, mesh.data, 1)
         alone[name], _ = all_steps(cfg, tmp_path / "one")
-    assert run_two(tmp_path, list(alone)) == ["", ""]
+    assert run_two(_PROGRAM, str(tmp_path), *alone) == ["", ""]
     for name, steps in alone.items():
         two = np.load(tmp_path / f"{name}.npz")
         assert len(two) == sum(len(step) for step in steps)
@@ -200,11 +231,11 @@ def test_two_processes_equal_one(excluding, tmp_path, mesh):
     assert len(list((tmp_path / "two").rglob("*.npy"))) == 6 * len(HOOKPOINTS)
 
 
-def test_error_of_one_process_ends_both(excluding, tmp_path):
+def test_error_of_one_process_ends_both(excluding, tmp_path, run_two):
     cfg = excluding
     cfg.mesh = MeshConfig(1, 4, 1)
     (tmp_path / "store.json").write_text(to_json(cfg))
     (tmp_path / "two").write_text("in the way")
-    first, second = run_two(tmp_path, ["store"])
+    first, second = run_two(_PROGRAM, str(tmp_path), "store")
     assert "cannot write" in first
     assert second == "process 0 stopped: see what it says"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TRAINING = ("seed_overlap", "train")
 
 
 def script(name, *arguments):
@@ -46,7 +47,7 @@ def test_bad_flags_are_one_line_and_exit_code_1(tmp_path, arguments, says):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("name", ["seed_overlap", "train"])
+@pytest.mark.parametrize("name", TRAINING)
 def test_hook_points_of_the_model(name, tiny_lm):
     config = "--config=configs/quickstart.py", f"--config.lm.source={tiny_lm}"
     done = script(name, *config, "--list_hookpoints")
@@ -63,4 +64,5 @@ def test_hook_points_of_the_model(name, tiny_lm):
 def test_help_tells_how_to_call(name):
     done = script(name, "--help")
     assert f"python experiments/{name}.py" in done.stdout
+    assert ("--workdir" in done.stdout) == ("--config:" in done.stdout) == (name in TRAINING)
     assert "Traceback" not in done.stderr

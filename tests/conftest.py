@@ -4,6 +4,9 @@ import itertools
 import json
 import os
 import random
+import socket
+import subprocess
+import sys
 import tempfile
 
 # Read when JAX is imported and when its CPU client starts, so before the imports below. What
@@ -164,6 +167,49 @@ def cfg(tiny_lm: Path, text: Path) -> Config:
     made.data.activations = "store"
     check(made)
     return made
+
+
+def _run_two(program: str, *arguments: str) -> list[str]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(i), port, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, error) in zip(processes, said, strict=True):
+        assert process.returncode == 0, error
+    return [
+        " ".join(line for line in output.splitlines() if not line.startswith("[Gloo]"))
+        for output, _ in said
+    ]
+
+
+@pytest.fixture(scope="session")
+def run_two() -> Callable[..., list[str]]:
+    """Runs a program in two processes with two devices each; gives what each of them prints.
+
+    The program's arguments are the number of its process, a port of `jax.distributed`, and those
+    that are given.
+    """
+    return _run_two
 
 
 @pytest.fixture(scope="session")

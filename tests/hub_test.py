@@ -11,7 +11,7 @@ import pytest
 
 from saejax import sources
 from saejax.errors import InputError
-from saejax.lm import load_lm, load_tokenizer
+from saejax.lm import expand_hookpoints, lm_fingerprint, load_config, load_lm, load_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -22,6 +22,7 @@ class Hub:
     def __init__(self):
         self.repositories = {}
         self.gated = set()
+        self.commit = COMMIT
         self.served = []
 
     def answer(self, path, send):
@@ -36,7 +37,7 @@ class Hub:
         if revision not in ("main", "v1", COMMIT):
             return send(404, {"X-Error-Code": "RevisionNotFound"}, b"")
         if api and parts[4] == "revision":
-            return send(200, {}, json.dumps({"id": name, "sha": COMMIT}).encode())
+            return send(200, {}, json.dumps({"id": name, "sha": self.commit}).encode())
         if api:
             tree = [
                 {"type": "file", "path": p, "size": len(x), "oid": hashlib.sha1(x).hexdigest()}
@@ -105,6 +106,15 @@ def test_a_model_by_its_id(published, tiny_lm, source):
     assert sorted(set(published.served)) == needed
 
 
+def test_the_configuration_needs_no_weights_and_the_weights_are_of_its_commit(published, tiny_lm):
+    assert load_config("org/tiny") == load_config(str(tiny_lm))
+    assert expand_hookpoints(load_config("org/tiny"), "layers.*.mlp")
+    assert set(published.served) == {"config.json"}
+    # Somebody has pushed something to the branch.
+    published.commit = "f" * 40
+    assert load_lm("org/tiny").fingerprint == lm_fingerprint(str(tiny_lm))
+
+
 def test_a_copy_in_the_cache_is_used_without_a_network(published, monkeypatch):
     load_lm("org/tiny")
     sources._fetch.cache_clear()
@@ -137,7 +147,7 @@ def test_what_cannot_be_fetched(published, monkeypatch):
     published.repositories["org/gated"] = {"config.json": b"{}"}
     assert "is gated: accept its terms on the hub, and set HF_TOKEN" in refused("org/gated")
     published.repositories["org/pickles"] = {"pytorch_model.bin": b"pickle"}
-    assert "has no files config.json, " in refused("org/pickles")
+    assert "has no config.json: choose" in refused("org/pickles")
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "cannot be reached: check the network" in refused("org/other")
 

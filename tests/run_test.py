@@ -302,6 +302,48 @@ def test_a_run_goes_on_with_another_mesh_and_other_intervals(cfg, straight):
     assert open_run(cfg, root).root == root
 
 
+def test_a_finished_run_takes_other_settings_of_the_matching(cfg, straight, tmp_path, monkeypatch):
+    _, root = straight(cfg)
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(root, run.root)
+    monkeypatch.setattr(stages, "train", None)
+    computed, real = [], stages.compare
+
+    def counted(*saes, method, **options):
+        computed.append(method)
+        return real(*saes, method=method, **options)
+
+    monkeypatch.setattr(stages, "compare", counted)
+
+    def matched(**settings):
+        """Which methods were computed, and what was found by each."""
+        computed.clear()
+        for name, value in settings.items():
+            setattr(cfg.match, name, value)
+        assert open_run(cfg, run.root) == run
+        stages.overlap_run(cfg, run, stages.train_run(cfg, run))
+        assert run.read_config() == cfg
+        pairs = json.loads(run.result("overlap").read_text())["pairs"]
+        return computed, {pair["method"]: pair for pair in pairs}
+
+    assert matched()[0] == ["exact"]
+    _, strict = matched(threshold=0.9)
+    again, loose = matched(threshold=0.2)
+    assert again == []
+    assert loose["exact"]["shared_frac"] > strict["exact"]["shared_frac"]
+    methods, both = matched(methods=("exact", "sinkhorn"), epsilon=0.2)
+    assert methods == ["sinkhorn"]
+    assert list(both) == ["exact", "sinkhorn"]
+    assert matched()[0] == []
+    assert matched(epsilon=0.1)[0] == ["sinkhorn"]
+    file = run.matching(cfg.hookpoint, (1, 2), "sinkhorn")
+    assert saejax.Matching.load(file, "encoder").soft.epsilon == 0.1
+    methods, one = matched(methods=("sinkhorn",))
+    assert methods == []
+    assert list(one) == ["sinkhorn"]
+    write_report(run.root)
+
+
 def test_run_that_computed_nothing_takes_the_corrected_configuration(cfg, tmp_path):
     cfg.hookpoint = "layers.9.mlp"
     with pytest.raises(InputError, match="layers 0 to 1"):

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 
 from saejax.errors import InputError
+
+# By the places of the two seeds, the earlier first.
+_Pairs = dict[tuple[int, int], np.ndarray]
 
 
 class Cycles(NamedTuple):
@@ -54,23 +57,14 @@ def cycles(
     Raises:
       InputError: For fewer than three seeds, or a target that is not one to one.
     """
-    S = len(targets)
-    if S < 3:
-        raise InputError(f"targets of {S} seeds: a cycle needs three")
     target = _checked(targets)
     N = len(target[0, 1])
-    triples = tuple(itertools.combinations(range(S), 3))
-    if hits is not None and [len(row) for row in hits] != [S] * S:
-        raise InputError(f"hits must have {S} rows of {S} entries, as targets has")
+    triples = tuple(itertools.combinations(range(len(targets)), 3))
+    hit = None if hits is None else _checked_hits(hits, target)
     counts = []
-    for i, j, k in triples:
-        in_j_N = target[i, j]
-        returned_N = _follow(invert(target[i, k]), _follow(target[j, k], in_j_N)) == np.arange(N)
-        followed_N = np.ones(N, bool)
-        if hits is not None:
-            followed_N = _mask(hits, i, j, N) & _mask(hits, i, k, N) & (in_j_N >= 0)
-            followed_N &= _mask(hits, j, k, N)[in_j_N]
-        counts.append((followed_N.sum(), (returned_N & followed_N).sum()))
+    for triple in triples:
+        followed_N = np.ones(N, bool) if hit is None else _shared(target, hit, triple)
+        counts.append((followed_N.sum(), (_returned(target, triple) & followed_N).sum()))
     followed_T, returned_T = np.array(counts, np.int64).T
     return Cycles(triples, followed_T, returned_T, 1 / N)
 
@@ -83,21 +77,63 @@ def invert(target_N: Int[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
     return back_N
 
 
-def _follow(target_N: np.ndarray, place_N: np.ndarray) -> np.ndarray:
-    """Goes on from each place; who has no partner stays without."""
-    return np.where(place_N >= 0, target_N[place_N], -1)
+def core(
+    targets: Sequence[Sequence[np.ndarray | None]], hits: Sequence[Sequence[np.ndarray | None]]
+) -> Bool[np.ndarray, " N"]:
+    """Which latents of the first seed are one and the same in all seeds.
+
+    Each is shared with every other seed, its partners are shared with each other, and every way
+    through the seeds leads to the same ones. Every seed has the same number of them.
+
+    Args:
+      targets: As for `cycles`.
+      hits: As for `cycles`.
+
+    Raises:
+      InputError: As `cycles`.
+    """
+    target = _checked(targets)
+    hit = _checked_hits(hits, target)
+    core_N = np.ones(len(target[0, 1]), bool)
+    # If all triangles from the first seed close, so do all others between its partners.
+    for j, k in itertools.combinations(range(1, len(targets)), 2):
+        core_N &= _shared(target, hit, (0, j, k)) & _returned(target, (0, j, k))
+    return core_N
 
 
-def _mask(hits: Sequence[Sequence[np.ndarray | None]], i: int, j: int, N: int) -> np.ndarray:
-    mask = np.asarray(hits[i][j])
-    if mask.dtype != bool or mask.shape != (N,):
-        raise InputError(f"hits[{i}][{j}] must hold a bool for each of the {N} latents")
-    return mask
+def _returned(target: _Pairs, triple: tuple[int, int, int]) -> np.ndarray:
+    """[N] bool, of latents of the first."""
+    i, j, k = triple
+    in_j_N = target[i, j]
+    in_k_N = np.where(in_j_N >= 0, target[j, k][in_j_N], -1)
+    home_N = np.where(in_k_N >= 0, invert(target[i, k])[in_k_N], -1)
+    return home_N == np.arange(len(in_j_N))
 
 
-def _checked(targets: Sequence[Sequence[np.ndarray | None]]) -> dict[tuple[int, int], np.ndarray]:
+def _shared(target: _Pairs, hit: _Pairs, triple: tuple[int, int, int]) -> np.ndarray:
+    """[N] bool, of latents of the first."""
+    i, j, k = triple
+    in_j_N = target[i, j]
+    return hit[i, j] & hit[i, k] & (in_j_N >= 0) & hit[j, k][in_j_N]
+
+
+def _checked_hits(hits: Sequence[Sequence[np.ndarray | None]], target: _Pairs) -> _Pairs:
+    S = len(hits)
+    if [len(row) for row in hits] != [S] * S or 2 * len(target) != S * (S - 1):
+        raise InputError(f"hits of {S} seeds must have {S} entries each, for the seeds of targets")
+    found = {}
+    for (i, j), target_N in target.items():
+        found[i, j] = mask_N = np.asarray(hits[i][j])
+        if mask_N.dtype != bool or mask_N.shape != target_N.shape:
+            raise InputError(f"hits[{i}][{j}] must hold a bool for each of {target_N.size} latents")
+    return found
+
+
+def _checked(targets: Sequence[Sequence[np.ndarray | None]]) -> _Pairs:
     S = len(targets)
-    found: dict[tuple[int, int], np.ndarray] = {}
+    if S < 3:
+        raise InputError(f"targets of {S} seeds: a cycle needs three")
+    found: _Pairs = {}
     if [len(row) for row in targets] != [S] * S:
         raise InputError(f"targets must have {S} entries for each of the {S} seeds")
     for i, j in itertools.product(range(S), repeat=2):

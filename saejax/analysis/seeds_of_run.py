@@ -9,12 +9,15 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from saejax.analysis.compare import Comparison
-from saejax.analysis.cycles import Cycles, cycles
+from saejax.analysis.cycles import core, cycles
 from saejax.analysis.power_law import Fit, compare_fits, fit_offset_power_law, fit_power_law
 from saejax.analysis.repeats import repeats
 from saejax.analysis.seeds import Trend, trend
 from saejax.errors import InputError
 from saejax.rundir import RunDir
+
+# [S][S], for each pair of places in the list of seeds.
+_Square = list[list[np.ndarray | None]]
 
 
 class PairTargets(NamedTuple):
@@ -46,7 +49,7 @@ def seeds_of_run(run: RunDir, *, method: str) -> dict[str, Any]:
         if not matched.exists():
             raise InputError(
                 f"{matched} is missing: experiments/seed_overlap.py matches all pairs of a run, "
-                f"by the methods of --config.match.methods"
+                "by the methods of --config.match.methods"
             )
         comparison = Comparison.load(matched, run.matching(cfg.hookpoint, pair, "max_cosine"))
         pairs[pair] = PairTargets(
@@ -78,7 +81,7 @@ def seeds_record(
       seeds on c_without_a_seed, the lowest and highest asymptote when one seed is left out;
       comparison, see `FitComparison`;
       cycles: chance, means, and a row for each triple, by the decoder's matchings, the encoder's,
-      and of latents shared in all three;
+      and of latents shared in all three; core_frac, of latents that are the same in all S;
       missing: why, for each part that more seeds would give.
 
     Raises:
@@ -95,7 +98,10 @@ def seeds_record(
     num_latents = pairs[seeds[0], seeds[1]].shared.size
     for (one, other), pair in pairs.items():
         sizes = {array.size for array in pair}
-        if sizes != {num_latents} or max(pair.decoder.max(), pair.encoder.max()) >= num_latents:
+        if (
+            sizes != {num_latents}
+            or max(pair.decoder.max(initial=0), pair.encoder.max(initial=0)) >= num_latents
+        ):
             raise InputError(
                 f"seeds {one} and {other} are not matched among {num_latents} latents each, as "
                 f"seeds {seeds[0]} and {seeds[1]} are"
@@ -129,21 +135,12 @@ def seeds_record(
         "levels": found.levels.tolist(),
         "repeats": None if S < 3 else _repeats_row(found),
         "fits": _fits(found, missing),
-        "cycles": None
-        if S < 3
-        else _cycles_record(
-            seeds,
-            {
-                "decoder": cycles(decoder),
-                "encoder": cycles(encoder),
-                "shared": cycles(decoder, hits),
-            },
-        ),
+        "cycles": None if S < 3 else _cycles_record(seeds, decoder, encoder, hits),
         "missing": missing,
     }
 
 
-def _square(S: int) -> list[list[np.ndarray | None]]:
+def _square(S: int) -> _Square:
     return [[None] * S for _ in range(S)]
 
 
@@ -171,11 +168,20 @@ def _repeats_row(found: Trend) -> dict[str, Any]:
     return row | {"independent_levels": row["independent_levels"].tolist()}
 
 
-def _fits(found: Trend, missing: dict[str, str]) -> dict[str, Any]:
+def fits_record(fractions: Mapping[int, float]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Both fits and their comparison, for JSON; and why one of them is missing.
+
+    Args:
+      fractions: {k: fraction}, as `Trend.only_in_base_frac`.
+
+    Returns:
+      `fits` of `seeds_record` without what leaves out a seed, and a part of its `missing`.
+    """
     fits: dict[str, Fit] = {}
+    missing: dict[str, str] = {}
     for name, fit in (("power_law", fit_power_law), ("offset_power_law", fit_offset_power_law)):
         try:
-            fits[name] = fit(found.only_in_base_frac)
+            fits[name] = fit(fractions)
         except InputError as error:
             missing[f"fits.{name}"] = str(error)
     record: dict[str, Any] = {
@@ -191,6 +197,13 @@ def _fits(found: Trend, missing: dict[str, str]) -> dict[str, Any]:
     }
     if len(fits) == 2:
         record["comparison"] = compare_fits(*fits.values())._asdict()
+    return record, missing
+
+
+def _fits(found: Trend, missing: dict[str, str]) -> dict[str, Any]:
+    record, why = fits_record(found.only_in_base_frac)
+    missing |= why
+    if "offset_power_law" in record:
         try:
             # Points of the same seeds err together, which the fit's own intervals do not know.
             without = [
@@ -203,13 +216,25 @@ def _fits(found: Trend, missing: dict[str, str]) -> dict[str, Any]:
     return record
 
 
-def _cycles_record(seeds: Sequence[int], kinds: Mapping[str, Cycles]) -> dict[str, Any]:
-    first = next(iter(kinds.values()))
+def _cycles_record(
+    seeds: Sequence[int], decoder: _Square, encoder: _Square, hits: _Square
+) -> dict[str, Any]:
+    kinds = {
+        "decoder": cycles(decoder),
+        "encoder": cycles(encoder),
+        # Where both name the same partner, either way round is the same.
+        "shared": cycles(decoder, hits),
+    }
+    first = kinds["decoder"]
     rows = []
     for t, places in enumerate(first.triples):
         rows.append({"seeds": [seeds[place] for place in places]})
         for name, kind in kinds.items():
             rows[-1][f"{name}_followed"] = int(kind.followed[t])
             rows[-1][f"{name}_frac"] = kind.frac[t]
-    means = {f"mean_{name}_frac": kind.mean_frac for name, kind in kinds.items()}
-    return {"chance": first.chance} | means | {"triples": rows}
+    return {
+        "chance": first.chance,
+        "core_frac": float(core(decoder, hits).mean()),
+        **{f"mean_{name}_frac": kind.mean_frac for name, kind in kinds.items()},
+        "triples": rows,
+    }

@@ -6,7 +6,7 @@ Dimension letters: W windows, L context length, N documents.
 import operator
 import warnings
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -90,13 +90,79 @@ def read_windows(cfg: DataConfig, tokenizer: TextEncoder, *, vocab_size: int) ->
     Raises:
       InputError: If the corpus cannot be read or does not fill one window.
     """
+    stream = _open(cfg, tokenizer, vocab_size)
+    starts = stream.starts
+    num_windows = _num_used(cfg, len(starts))
+    if cfg.order == "in_order":
+        starts = starts[:num_windows]
+    return stream.windows(starts, num_windows)
+
+
+def read_held_out_windows(
+    cfg: DataConfig, tokenizer: TextEncoder, *, vocab_size: int, num_windows: int
+) -> Windows:
+    """Opens windows of the corpus that `read_windows` leaves out, with none of its positions.
+
+    With "in_order" those that follow; else windows spread evenly over what is left. A document may
+    lie partly in a window that is used and partly in one that is not.
+
+    Args:
+      cfg: As for `read_windows`.
+      tokenizer: As for `read_windows`.
+      vocab_size: As for `read_windows`.
+      num_windows: Largest number wanted; there may be fewer.
+
+    Raises:
+      InputError: If `read_windows` uses all of the corpus, or raises it.
+    """
+    stream = _open(cfg, tokenizer, vocab_size, more=num_windows)
+    total = len(stream.starts)
+    used = _num_used(cfg, total)
+    if cfg.order == "in_order":
+        left = stream.starts[used : used + num_windows]
+    else:
+        left = np.delete(np.asarray(stream.starts), [i * total // used for i in range(used)])
+    if not len(left):
+        raise InputError(
+            f"data.num_tokens={cfg.num_tokens}: training uses all {total} windows of "
+            f"{cfg.source}, so none is held out; name another text with --text, or train with a "
+            "smaller data.num_tokens"
+        )
+    return stream.windows(left, min(num_windows, len(left)))
+
+
+class _Stream(NamedTuple):
+    """A corpus, and the positions at which windows may begin."""
+
+    tokens: Tokens
+    starts: Sequence[int] | Int[np.ndarray, " N"]
+    length: int
+    bos: int | None
+    is_bare: bool
+
+    def windows(self, starts: Sequence[int] | Int[np.ndarray, " N"], num_windows: int) -> Windows:
+        """Windows spread evenly over some of the starts."""
+        windows = Windows(
+            self.tokens, starts, length=self.length, num_windows=num_windows, bos=self.bos
+        )
+        if self.is_bare:
+            windows[:: -(-num_windows // _WINDOWS_TRIED)]
+        return windows
+
+
+def _num_used(cfg: DataConfig, num_starts: int) -> int:
+    """Windows that `data.num_tokens` asks for, of those that there are."""
+    return min(cfg.num_tokens // cfg.context_length or num_starts, num_starts)
+
+
+def _open(cfg: DataConfig, tokenizer: TextEncoder, vocab_size: int, more: int = 0) -> _Stream:
+    """The corpus, in order as far as `data.num_tokens` and so many more windows need it."""
     length = cfg.context_length
     if cfg.num_tokens and cfg.num_tokens < length:
         raise InputError(
             f"data.num_tokens={cfg.num_tokens} is below one window of data.context_length={length} "
             "tokens; raise it, or 0 takes all"
         )
-    wanted = cfg.num_tokens // length
     files = [] if is_on_hub(cfg.source) else memmap_files(resolve(cfg.source))
     if files:
         _check_bare(cfg)
@@ -110,8 +176,8 @@ def read_windows(cfg: DataConfig, tokenizer: TextEncoder, *, vocab_size: int) ->
             )
         bos = tokenizer.bos if cfg.bos == "window" else None
         limit = None
-        if wanted and cfg.order == "in_order":
-            limit = Limit(wanted, length - (bos is not None), separate)
+        if cfg.num_tokens and cfg.order == "in_order":
+            limit = Limit(cfg.num_tokens // length + more, length - (bos is not None), separate)
         tokens = corpus_tokens(
             cfg,
             tokenizer,
@@ -129,18 +195,12 @@ def read_windows(cfg: DataConfig, tokenizer: TextEncoder, *, vocab_size: int) ->
                 f"data.source={cfg.source}: {len(tokens)} tokens do not fill one window of "
                 f"data.context_length={length}; add text or shorten the window"
             )
-    num_windows = min(wanted or len(starts), len(starts))
-    if cfg.order == "in_order":
-        starts = starts[:num_windows]
-    windows = Windows(tokens, starts, length=length, num_windows=num_windows, bos=bos)
-    if files:
-        windows[:: -(-num_windows // _WINDOWS_TRIED)]
-    return windows
+    return _Stream(tokens, starts, length, bos, bool(files))
 
 
 def _check_bare(cfg: DataConfig) -> None:
     """Refuses what files of bare ids cannot give."""
-    for field, plain in (("documents", "packed"), ("bos", "none"), ("split", "")):
+    for field, plain in (("documents", "packed"), ("bos", "none"), ("subset", ""), ("split", "")):
         if getattr(cfg, field) != plain:
             raise InputError(
                 f"data.{field}={getattr(cfg, field)}: {cfg.source} holds bare ids, whose windows "
@@ -164,6 +224,6 @@ def _long_documents(cfg: DataConfig, tokens: Tokens, length: int) -> Int[np.ndar
         warnings.warn(
             f"data.documents=separate: {np.count_nonzero(~long_N)} of {len(starts_N)} documents do "
             f"not fill a window of {cfg.context_length} tokens and are left out",
-            stacklevel=3,
+            stacklevel=4,
         )
     return starts_N[long_N]

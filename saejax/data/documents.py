@@ -59,6 +59,10 @@ def open_documents(cfg: DataConfig) -> Documents:
         identity, texts = hub.open_hub(cfg)
         return Documents(identity, (text for text in texts if text.strip()))
     root = resolve(cfg.source)
+    if cfg.subset:
+        raise InputError(
+            f"data.subset={cfg.subset!r}: only data sets on the hub have subsets; leave it empty"
+        )
     files = tables.saved_dataset(root, cfg.split) if root.is_dir() else None
     if files is None:
         if cfg.split:

@@ -15,13 +15,13 @@ def is_hub_id(source: str) -> bool:
 
 
 def open_hub(cfg: DataConfig) -> tuple[list[Any], Iterator[str]]:
-    """A data set's identity (its commit, split and so on), and its texts.
+    """A data set's identity (its commit, subset, split and so on), and its texts.
 
     The texts are streamed: nothing is downloaded but what is read. A data set that the package
     `datasets` has in its own cache is read from there when the hub cannot be reached.
 
     Raises:
-      InputError: If the package is missing, or the hub, the data set, its split or its text.
+      InputError: If the package is missing, or the hub, the data set, its subset, split or text.
     """
     try:
         # Names, since a folder `datasets` in the path would pass for the package.
@@ -38,7 +38,10 @@ def open_hub(cfg: DataConfig) -> tuple[list[Any], Iterator[str]]:
 
     def explained(error: Exception) -> InputError:
         # Some messages have lines of advice on the package's own arguments.
-        reason = str(error).strip().partition("\n")[0]
+        reason, *advice = str(error).strip().split("\n")
+        if "Config name is missing" in reason:
+            # Its second line has the names.
+            reason = f"{' '.join([reason, *advice[:1]])}; set --config.data.subset"
         token = "; ask for access and set HF_TOKEN" if "gated" in reason else ""
         return InputError(
             f"data.source={cfg.source!r} is no file, and as a data set of the hub cannot be read: "
@@ -47,7 +50,9 @@ def open_hub(cfg: DataConfig) -> tuple[list[Any], Iterator[str]]:
 
     errors = (OSError, ValueError, DatasetsError)
     try:
-        builder = load_dataset_builder(found["name"], revision=found["revision"])
+        builder = load_dataset_builder(
+            found["name"], cfg.subset or None, revision=found["revision"]
+        )
         dataset: Any = builder.as_streaming_dataset(split=split)
     except errors as error:
         raise explained(error) from None

@@ -12,12 +12,12 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
@@ -25,14 +25,15 @@ from saejax.data.corpus import Windows
 from saejax.data.exclude import Kept
 from saejax.data.shards import (
     HEADER,
+    Shard,
     check_header,
-    damage,
-    open_shard,
+    fault,
     read_header,
     shard_paths,
+    shard_shape,
+    to_stored,
     write_shard,
 )
-from saejax.errors import InputError
 from saejax.files import atomic_write, explain_os_errors
 from saejax.progress import Progress
 
@@ -50,6 +51,9 @@ Capture = Callable[[np.ndarray], Kept]
 class ActivationStore:
     """Complete stores of the same windows at one or more hook points, by window number.
 
+    A shard is compared with its checksum when something of it is read for the first time; reading
+    raises `InputError`, naming the file, for one that is damaged. Threads may share a store.
+
     Args:
       root: Folder that `write_store` filled.
       hookpoints: Which of its hook points to read.
@@ -61,6 +65,8 @@ class ActivationStore:
     def __init__(self, root: Path, hookpoints: tuple[str, ...]):
         self._stores = {name: _Store(root / name) for name in hookpoints}
         self._first = self._stores[hookpoints[0]]
+        self._lock = threading.Lock()
+        self._is_checked = False
 
     def __len__(self) -> int:
         return self._first.header["num_windows"]
@@ -75,7 +81,25 @@ class ActivationStore:
 
     def tokens(self, index_B: Int[np.ndarray, " B"]) -> dict[str, Float[np.ndarray, "B D"]]:
         """Activations of single tokens, numbered through all windows."""
+        self._check()
         return {name: store.tokens(index_B) for name, store in self._stores.items()}
+
+    def _check(self) -> None:
+        """Checks all shards on all cores: a batch of single tokens is of most of them."""
+        # Other threads wait instead of checking the same shards.
+        with self._lock:
+            if self._is_checked:
+                return
+            shards = [shard for store in self._stores.values() for shard in store.shards]
+            total = sum(shard.num_bytes for shard in shards)
+            with (
+                # hashlib lets other threads run.
+                concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+                Progress("check activations", total=total, unit="bytes") as progress,
+            ):
+                for shard, _ in zip(shards, pool.map(Shard.check, shards), strict=True):
+                    progress.advance(shard.num_bytes)
+            self._is_checked = True
 
 
 class _Store:
@@ -84,14 +108,14 @@ class _Store:
     def __init__(self, path: Path):
         self.header = read_header(path)
         self._windows_per_shard: int = self.header["windows_per_shard"]
-        self._shards = [
-            open_shard(shard, self.header["dtype"])
-            for shard in shard_paths(path, self.header).values()
+        self.shards = [
+            Shard(shard, shard_shape(self.header, i), self.header["dtype"])
+            for i, shard in shard_paths(path, self.header).items()
         ]
 
     def window(self, window: int) -> np.ndarray:
         shard, row = divmod(window, self._windows_per_shard)
-        return self._shards[shard][row]
+        return self.shards[shard].rows()[row]
 
     def tokens(self, index_B: np.ndarray) -> np.ndarray:
         shard_B, row_B = np.divmod(
@@ -100,13 +124,12 @@ class _Store:
         out_BD = np.empty((len(index_B), self.header["width"]), self.header["dtype"])
         for shard in np.unique(shard_B):
             here_B = shard_B == shard
-            rows_TD = self._shards[shard].reshape(-1, self.header["width"])
+            rows_TD = self.shards[shard].rows().reshape(-1, self.header["width"])
             out_BD[here_B] = rows_TD[row_B[here_B]]
         return out_BD
 
 
-def begin_store(
-    root: Path,
+def store_headers(
     windows_WL: Windows | Int32[np.ndarray, "W L"],
     *,
     widths: Mapping[str, int],
@@ -114,39 +137,55 @@ def begin_store(
     dtype: str,
     batch_windows: int,
     describes: dict[str, Any],
-) -> None:
-    """Writes what the activations will be, or checks that a store of the same is there.
+) -> dict[str, dict[str, Any]]:
+    """What a store of activations is, by hook point: only one with equal headers serves for it.
 
     Args:
-      root: Folder of the hook points' folders, made if needed.
-      windows_WL: Token ids; the store keeps their checksum.
+      windows_WL: Token ids; a header has their checksum.
       widths: D by hook point.
       tokens_per_window: L', those kept of the L tokens of a window.
       dtype: "float16", "bfloat16" or "float32".
       batch_windows: Windows per call of the capture; those of a shard are a multiple.
-      describes: What else the activations are of (model, text, ...); a store with another
-        description is never continued.
-
-    Raises:
-      InputError: If a folder holds a store of something else, or cannot be written.
+      describes: What else decides the activations (model, positions left out, ...).
     """
     # Whole batches, so that where shards end never changes what is computed together.
     batches_per_shard = max(1, _SHARD_TOKENS // (tokens_per_window * batch_windows))
-    sha256 = hashlib.sha256()
-    for first in range(0, len(windows_WL), _HASHED_WINDOWS):
-        ids = windows_WL[first : first + _HASHED_WINDOWS]
-        sha256.update(np.ascontiguousarray(ids, dtype="<i4").data)
-    for name, width in widths.items():
-        header = {
+    tokens = tokens_sha256(windows_WL)
+    return {
+        name: {
             "num_windows": len(windows_WL),
             "windows_per_shard": batches_per_shard * batch_windows,
             "tokens_per_window": tokens_per_window,
             "width": width,
             "dtype": dtype,
             "hookpoint": name,
-            "tokens_sha256": sha256.hexdigest(),
+            "tokens_sha256": tokens,
             **describes,
         }
+        for name, width in widths.items()
+    }
+
+
+def tokens_sha256(windows_WL: Windows | Int32[np.ndarray, "W L"]) -> str:
+    """Checksum of the token ids of all windows, which a store's header keeps."""
+    sha256 = hashlib.sha256()
+    for first in range(0, len(windows_WL), _HASHED_WINDOWS):
+        ids = windows_WL[first : first + _HASHED_WINDOWS]
+        sha256.update(np.ascontiguousarray(ids, dtype="<i4").data)
+    return sha256.hexdigest()
+
+
+def begin_store(root: Path, headers: Mapping[str, dict[str, Any]]) -> None:
+    """Writes what the activations will be, where it is not yet written.
+
+    Args:
+      root: Folder of the hook points' folders, made if needed.
+      headers: Of `store_headers`.
+
+    Raises:
+      InputError: If a folder holds a store of something else, or cannot be written.
+    """
+    for name, header in headers.items():
         path = root / name
         if (path / HEADER).exists():
             check_header(path, read_header(path), header)
@@ -157,7 +196,7 @@ def begin_store(
 
 def write_store(
     root: Path,
-    hookpoints: Iterable[str],
+    headers: Mapping[str, dict[str, Any]],
     windows_WL: Windows | Int32[np.ndarray, "W L"],
     capture: Capture,
     *,
@@ -171,19 +210,21 @@ def write_store(
 
     Args:
       root: As for `begin_store`.
-      hookpoints: Those of `begin_store`.
+      headers: As for `begin_store`.
       windows_WL: Token ids.
       capture: Called with `batch_windows` windows.
-      batch_windows: As for `begin_store`.
+      batch_windows: As for `store_headers`.
       process_index: This process writes the shards of its number modulo `process_count`.
       process_count: How many processes write.
 
     Raises:
-      InputError: If an activation is not finite or does not fit the type, or the disk is full.
+      InputError: If an activation is not finite or does not fit the type, the disk is full, or
+        a folder holds a store of something else.
     """
-    headers = {name: read_header(root / name) for name in hookpoints}
     missing: dict[int, dict[str, Path]] = {}
     for name, header in headers.items():
+        # Another process may have begun the store, with another text.
+        check_header(root / name, read_header(root / name), header)
         own = shard_paths(root / name, header, process_index, process_count)
         for i, path in own.items():
             if not path.exists():
@@ -212,7 +253,7 @@ def write_store(
                 captured = capture(padded)
                 for name, rows in shard.items():
                     activations = np.asarray(captured.activations[name])[: last - first]
-                    rows[first - start : last - start] = _cast(activations, dtype, first)
+                    rows[first - start : last - start] = to_stored(activations, dtype, first)
                 replaced += int(np.asarray(captured.replaced_BL)[: last - first].sum())
                 told = {"replaced": replaced_in_all + replaced} if replaced else {}
                 progress.advance((last - first) * context_length, **told)
@@ -223,72 +264,38 @@ def write_store(
 
 def is_complete(
     root: Path,
-    hookpoints: Iterable[str],
-    describes: dict[str, Any],
+    headers: Mapping[str, dict[str, Any]],
     *,
     process_index: int = 0,
     process_count: int = 1,
 ) -> bool:
     """Whether hook points have stores with all shards that this process is to write.
 
-    Reads them all, to compare them with their checksums; one that is damaged is deleted, with a
-    warning, so that `write_store` writes it again.
+    A shard that is missing its checksum or of another size is deleted, with a warning, so that
+    `write_store` writes it again. Checksums are compared when shards are read.
+
+    Args:
+      root: As for `begin_store`.
+      headers: Of `store_headers`.
+      process_index: As for `write_store`.
+      process_count: As for `write_store`.
 
     Raises:
-      InputError: If one of the stores is of something else than `describes` says.
+      InputError: If a folder holds a store of something else.
     """
     complete = True
-    found: list[Path] = []
-    for path in (root / name for name in hookpoints):
+    for name, header in headers.items():
+        path = root / name
         if not (path / HEADER).exists():
             complete = False
             continue
-        header = read_header(path)
-        check_header(path, header, header | describes)
-        own = list(shard_paths(path, header, process_index, process_count).values())
-        present = [shard for shard in own if shard.exists()]
-        complete = complete and present == own
-        found += present
-    for path, why in _damaged(found).items():
-        warnings.warn(f"{path} is damaged and is written again: {why}", stacklevel=2)
-        with explain_os_errors(path):
-            path.unlink()
-        complete = False
+        check_header(path, read_header(path), header)
+        for i, shard in shard_paths(path, header, process_index, process_count).items():
+            if not shard.exists():
+                complete = False
+            elif (why := fault(shard, shard_shape(header, i), header["dtype"])) is not None:
+                warnings.warn(f"{shard} is damaged and is written again: {why}", stacklevel=2)
+                with explain_os_errors(shard):
+                    shard.unlink()
+                complete = False
     return complete
-
-
-def _damaged(shards: list[Path]) -> dict[Path, str]:
-    """Shards that are not as they were written, and why."""
-    if not shards:
-        return {}
-    sizes = {path: path.stat().st_size for path in shards}
-    damaged: dict[Path, str] = {}
-    with (
-        # hashlib lets other threads run.
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        Progress("check activations", total=sum(sizes.values()), unit="bytes") as progress,
-    ):
-        for path, why in zip(shards, pool.map(damage, shards), strict=True):
-            progress.advance(sizes[path])
-            if why is not None:
-                damaged[path] = why
-    return damaged
-
-
-def _cast(activations: np.ndarray, dtype: str, first_window: int) -> np.ndarray:
-    """Activations in the stored type; refuses what the type cannot hold."""
-    activations = activations.astype(np.float32)
-    if not np.isfinite(activations).all():
-        window = first_window + int(np.argwhere(~np.isfinite(activations))[0, 0])
-        raise InputError(
-            f"window {window} has activations that are not finite: the model's weights or its "
-            "dtype are at fault; try --config.lm.dtype=float32"
-        )
-    largest = float(np.abs(activations).max())
-    limit = float(ml_dtypes.finfo(dtype).max)
-    if largest > limit:
-        raise InputError(
-            f"an activation of {largest:.4g} does not fit data.store_dtype={dtype} (at most "
-            f"{limit:.4g}); use --config.data.store_dtype=float32"
-        )
-    return activations.astype(dtype)

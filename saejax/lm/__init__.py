@@ -15,7 +15,7 @@ from saejax.lm.hooks import (
     hookpoints,
     layers_needed,
 )
-from saejax.lm.load import Lm, load_config, load_lm
+from saejax.lm.load import Lm, lm_fingerprint, load_config, load_lm
 from saejax.lm.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "hook_width",
     "hookpoints",
     "layers_needed",
+    "lm_fingerprint",
     "load_config",
     "load_lm",
     "load_tokenizer",

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from saejax.errors import InputError
@@ -20,12 +19,12 @@ from saejax.lm.load import Lm
 
 # Tokens whose logits are held at once: 50 MB for SmolLM2's 49,152 words, in products large
 # enough to be fast.
-_LOSS_TOKENS = 256
+LOSS_TOKENS = 256
 
 Capture = Callable[[Int[Array, "B L"]], dict[str, Float[Array, "B L D"]]]
 
 
-def make_capture(lm: Lm, hookpoints: Sequence[str], *, mesh: Mesh | None = None) -> Capture:
+def make_capture(lm: Lm, hookpoints: Sequence[str]) -> Capture:
     """Compiles the part of a model up to its hook points, all of which one pass serves.
 
     Only the layers before the last hook point run, and of its own block only what it needs.
@@ -33,13 +32,13 @@ def make_capture(lm: Lm, hookpoints: Sequence[str], *, mesh: Mesh | None = None)
     Args:
       lm: The model; the first `layers_needed` layers suffice.
       hookpoints: Of `saejax.lm.hooks.hookpoints`.
-      mesh: Puts a copy of the weights on every device of the mesh, for tokens that live
-        there; without it they stay where they are.
 
     Returns:
       A function from token ids in [0, V) ([B, L] int32, with L at most the model's context
       length) to activations [B, L, D] by hook point, in the type of the weights. Ids are not
-      checked, as that would wait for the device: use `check_tokens` on the corpus.
+      checked, as that would wait for the device: use `check_tokens` on the corpus. With a model on
+      a mesh, windows come and go split over "data", if they can be; copies of the weights also
+      spread them over "seed" and "latent" meanwhile, where their number divides by those devices.
 
     Raises:
       InputError: If the model has no such hook point or does not hold the layers it needs.
@@ -51,20 +50,20 @@ def make_capture(lm: Lm, hookpoints: Sequence[str], *, mesh: Mesh | None = None)
                 f"hookpoint={hookpoint!r} needs {needed} layers, but the model was loaded with "
                 f"num_layers={lm.model.num_layers_held}: load more"
             )
-    model = lm.model
-    if mesh is not None:
-        model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
     hooks = tuple((name, parse_hookpoint(lm.config, name)) for name in hookpoints)
-    return functools.partial(_activations, model, hooks=hooks)
+    return functools.partial(_activations, lm.model, hooks=hooks)
 
 
 @functools.partial(jax.jit, static_argnames="hooks")
 def _activations(
     model: Decoder, tokens_BL: Int[Array, "B L"], hooks: tuple[tuple[str, Hook], ...]
 ) -> dict[str, Float[Array, "B L D"]]:
-    _check_length(model.config, tokens_BL.shape[1])
+    check_length(model.config, tokens_BL.shape[1])
     names, places = zip(*hooks, strict=True)
-    return dict(zip(names, model.activations(tokens_BL, places), strict=True))
+    seen = model.activations(tokens_BL, places)
+    if model.placement is not None:
+        seen = [model.placement.by_data(x_BLD) for x_BLD in seen]
+    return dict(zip(names, seen, strict=True))
 
 
 def logits(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Array, "B L V"]:
@@ -73,14 +72,14 @@ def logits(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Array, "B
     Raises:
       InputError: If the model is partial, an id is out of range, or a window is too long.
     """
-    _check_full(lm)
+    check_full(lm)
     check_tokens(lm.config, tokens_BL)
     return _logits(lm.model, jnp.asarray(tokens_BL))
 
 
 @jax.jit
 def _logits(model: Decoder, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L V"]:
-    _check_length(model.config, tokens_BL.shape[1])
+    check_length(model.config, tokens_BL.shape[1])
     return model.unembed(model.hidden(tokens_BL))
 
 
@@ -94,7 +93,7 @@ def token_losses(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Arr
       InputError: If the model is partial, an id is out of range, or a window is too long or
         has no second token.
     """
-    _check_full(lm)
+    check_full(lm)
     check_tokens(lm.config, tokens_BL)
     if tokens_BL.shape[1] < 2:
         raise InputError(f"windows of {tokens_BL.shape[1]} tokens predict nothing: use 2 or more")
@@ -103,7 +102,7 @@ def token_losses(lm: Lm, tokens_BL: Int[Array | np.ndarray, "B L"]) -> Float[Arr
 
 @jax.jit
 def _token_losses(model: Decoder, tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L-1"]:
-    _check_length(model.config, tokens_BL.shape[1])
+    check_length(model.config, tokens_BL.shape[1])
     x_BLD = model.hidden(tokens_BL)[:, :-1]
     targets_BL = tokens_BL[:, 1:]
 
@@ -115,7 +114,7 @@ def _token_losses(model: Decoder, tokens_BL: Int[Array, "B L"]) -> Float[Array, 
     loss_B = jax.lax.map(
         loss,
         (x_BLD.reshape(-1, x_BLD.shape[-1]), targets_BL.reshape(-1)),
-        batch_size=_LOSS_TOKENS,
+        batch_size=LOSS_TOKENS,
     )
     return loss_B.reshape(targets_BL.shape)
 
@@ -138,7 +137,8 @@ def check_tokens(config: DecoderConfig, tokens: Int[Array | np.ndarray, "*shape"
         )
 
 
-def _check_length(config: DecoderConfig, length: int) -> None:
+def check_length(config: DecoderConfig, length: int) -> None:
+    """Raises `InputError` if windows are too long for the model."""
     if length > config.context_length:
         raise InputError(
             f"context_length={length}: the model takes windows of at most "
@@ -146,7 +146,8 @@ def _check_length(config: DecoderConfig, length: int) -> None:
         )
 
 
-def _check_full(lm: Lm) -> None:
+def check_full(lm: Lm) -> None:
+    """Raises `InputError` if the model lacks layers."""
     if lm.model.num_layers_held < lm.config.num_layers:
         raise InputError(
             f"this needs all {lm.config.num_layers} layers, but the model was loaded with "

@@ -11,13 +11,24 @@ from jaxtyping import Array, Float
 from saejax.errors import InputError
 from saejax.lm.layers import Weights
 
+# From the name of a part and what it gives to what the rest of the block gets in its place.
+Edit = Callable[[str, Float[Array, "B L D"]], Float[Array, "B L D"]]
+
+
+def unchanged(part: str, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """The edit that changes nothing."""
+    del part
+    return x_BLD
+
 
 @runtime_checkable
 class Block(Protocol):
     """One layer of a decoder."""
 
-    def outputs(self, x_BLD: Float[Array, "B L D"]) -> dict[str, Float[Array, "B L D"]]:
-        """What each part gives, by its name; "" is the residual stream after the block.
+    def outputs(
+        self, x_BLD: Float[Array, "B L D"], edit: Edit = unchanged
+    ) -> dict[str, Float[Array, "B L D"]]:
+        """What each part gives, after `edit`, by its name; "" is the residual stream after all.
 
         What is not used is not computed, under `jax.jit`.
         """

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from saejax.errors import InputError
 from saejax.lm.attention import causal_attention
-from saejax.lm.decoder_config import DecoderConfig, check_numbers
+from saejax.lm.decoder_config import DecoderConfig, Edit, check_numbers, unchanged
 from saejax.lm.fields import Fields
 from saejax.lm.layers import NONLINEARITIES, LayerNorm, Linear, Weights
 
@@ -140,17 +140,19 @@ class Block(nnx.Module):
         self.ln_2 = config.make_norm(weights, "ln_2")
         self.mlp = Mlp(config, weights)
 
-    def outputs(self, x_BLD: Float[Array, "B L D"]) -> dict[str, Float[Array, "B L D"]]:
+    def outputs(
+        self, x_BLD: Float[Array, "B L D"], edit: Edit = unchanged
+    ) -> dict[str, Float[Array, "B L D"]]:
         """See `saejax.lm.decoder_config.Block`."""
-        attention_input_BLD = self.ln_1(x_BLD)
-        attention_BLD = self.attn(attention_input_BLD)
+        attention_input_BLD = edit("ln_1", self.ln_1(x_BLD))
+        attention_BLD = edit("attn", self.attn(attention_input_BLD))
         between_BLD = x_BLD + attention_BLD
-        mlp_input_BLD = self.ln_2(between_BLD)
-        mlp_BLD = self.mlp(mlp_input_BLD)
+        mlp_input_BLD = edit("ln_2", self.ln_2(between_BLD))
+        mlp_BLD = edit("mlp", self.mlp(mlp_input_BLD))
         return {
             "ln_1": attention_input_BLD,
             "attn": attention_BLD,
             "ln_2": mlp_input_BLD,
             "mlp": mlp_BLD,
-            "": between_BLD + mlp_BLD,
+            "": edit("", between_BLD + mlp_BLD),
         }

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from saejax.errors import InputError
 from saejax.lm.attention import causal_attention
-from saejax.lm.decoder_config import DecoderConfig, check_numbers
+from saejax.lm.decoder_config import DecoderConfig, Edit, check_numbers, unchanged
 from saejax.lm.fields import Fields
 from saejax.lm.layers import NONLINEARITIES, LayerNorm, Linear, Weights
 from saejax.lm.rope import Rope, read_rope, rotate, tables
@@ -157,19 +157,22 @@ class Block(nnx.Module):
         self.mlp = Mlp(config, weights)
         self.parallel_residual = config.parallel_residual
 
-    def outputs(self, x_BLD: Float[Array, "B L D"]) -> dict[str, Float[Array, "B L D"]]:
+    def outputs(
+        self, x_BLD: Float[Array, "B L D"], edit: Edit = unchanged
+    ) -> dict[str, Float[Array, "B L D"]]:
         """See `saejax.lm.decoder_config.Block`."""
-        attention_input_BLD = self.input_layernorm(x_BLD)
-        attention_BLD = self.attention(attention_input_BLD)
+        attention_input_BLD = edit("input_layernorm", self.input_layernorm(x_BLD))
+        attention_BLD = edit("attention", self.attention(attention_input_BLD))
         between_BLD = x_BLD + attention_BLD
-        mlp_input_BLD = self.post_attention_layernorm(
-            x_BLD if self.parallel_residual else between_BLD
+        mlp_input_BLD = edit(
+            "post_attention_layernorm",
+            self.post_attention_layernorm(x_BLD if self.parallel_residual else between_BLD),
         )
-        mlp_BLD = self.mlp(mlp_input_BLD)
+        mlp_BLD = edit("mlp", self.mlp(mlp_input_BLD))
         return {
             "input_layernorm": attention_input_BLD,
             "attention": attention_BLD,
             "post_attention_layernorm": mlp_input_BLD,
             "mlp": mlp_BLD,
-            "": between_BLD + mlp_BLD,
+            "": edit("", between_BLD + mlp_BLD),
         }

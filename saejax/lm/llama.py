@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from saejax.errors import InputError
 from saejax.lm.attention import causal_attention
-from saejax.lm.decoder_config import DecoderConfig, check_numbers
+from saejax.lm.decoder_config import DecoderConfig, Edit, check_numbers, unchanged
 from saejax.lm.fields import Fields
 from saejax.lm.layers import Linear, RmsNorm, Weights
 from saejax.lm.rope import Rope, read_rope, rotate, tables
@@ -188,17 +188,19 @@ class Block(nnx.Module):
         self.post_attention_layernorm = config.make_norm(weights, "post_attention_layernorm")
         self.mlp = Mlp(weights)
 
-    def outputs(self, x_BLD: Float[Array, "B L D"]) -> dict[str, Float[Array, "B L D"]]:
+    def outputs(
+        self, x_BLD: Float[Array, "B L D"], edit: Edit = unchanged
+    ) -> dict[str, Float[Array, "B L D"]]:
         """See `saejax.lm.decoder_config.Block`."""
-        attention_input_BLD = self.input_layernorm(x_BLD)
-        attention_BLD = self.self_attn(attention_input_BLD)
+        attention_input_BLD = edit("input_layernorm", self.input_layernorm(x_BLD))
+        attention_BLD = edit("self_attn", self.self_attn(attention_input_BLD))
         between_BLD = x_BLD + attention_BLD
-        mlp_input_BLD = self.post_attention_layernorm(between_BLD)
-        mlp_BLD = self.mlp(mlp_input_BLD)
+        mlp_input_BLD = edit("post_attention_layernorm", self.post_attention_layernorm(between_BLD))
+        mlp_BLD = edit("mlp", self.mlp(mlp_input_BLD))
         return {
             "input_layernorm": attention_input_BLD,
             "self_attn": attention_BLD,
             "post_attention_layernorm": mlp_input_BLD,
             "mlp": mlp_BLD,
-            "": between_BLD + mlp_BLD,
+            "": edit("", between_BLD + mlp_BLD),
         }

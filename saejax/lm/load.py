@@ -3,15 +3,17 @@
 import dataclasses
 
 import numpy as np
+from jax.sharding import Mesh
 
 from saejax.errors import InputError
 from saejax.lm.checkpoint import Checkpoint, fingerprint
 from saejax.lm.decoder import Decoder, build
 from saejax.lm.decoder_config import DecoderConfig, tensor_shapes
 from saejax.lm.llama_gguf import open_llama_gguf
-from saejax.lm.safetensors import open_directory
+from saejax.lm.safetensors import open_directory, read_config
+from saejax.lm.sharding import make_placement
 from saejax.progress import Progress
-from saejax.sources import MODEL_FILES, resolve
+from saejax.sources import CONFIG_FILES, MODEL_FILES, resolve
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -26,18 +28,37 @@ class Lm:
 
 
 def load_config(source: str) -> DecoderConfig:
-    """The model's configuration; its files are checked and no weights are read.
+    """The model's configuration; of a directory, or a repository on the hub, config.json alone.
 
     Args:
       source: As for `load_lm`.
 
     Raises:
-      InputError: As for `load_lm`.
+      InputError: If the source does not exist or is not a plain model of one of the families.
     """
-    return _open(source).config
+    path = resolve(source, hub_files=CONFIG_FILES)
+    return read_config(path) if path.is_dir() else _open(source).config
 
 
-def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = None) -> Lm:
+def lm_fingerprint(source: str) -> str:
+    """`Lm.fingerprint`, from files that are checked but whose weights are not read.
+
+    Args:
+      source: As for `load_lm`.
+
+    Raises:
+      InputError: As for `load_lm`, but for values that are not finite.
+    """
+    return fingerprint(_open(source).files)
+
+
+def load_lm(
+    source: str,
+    *,
+    dtype: str = "float32",
+    num_layers: int | None = None,
+    mesh: Mesh | None = None,
+) -> Lm:
     """Loads a language model of one of the families in `saejax.lm.families`.
 
     Args:
@@ -48,9 +69,11 @@ def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = Non
         float32. On accelerators, float32 products have `jax_default_matmul_precision`.
       num_layers: Read the first layers only, which is all that capture needs (see
         `saejax.lm.hooks.layers_needed`); the whole model unless given.
+      mesh: Devices, of `saejax.mesh.make_mesh`. Weights of up to 4 GiB are copied to each, larger
+        ones are split over them, see `saejax.lm.sharding`.
 
     Returns:
-      The model, on the default device.
+      The model, on the mesh or else on the default device.
 
     Raises:
       InputError: If the source does not exist, is damaged or truncated, has missing, extra or
@@ -66,6 +89,9 @@ def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = Non
         raise InputError(f"num_layers={num_layers}: {source} has {config.num_layers} layers")
     needed = tensor_shapes(config, num_layers)
     total = sum(checkpoint.tensors[name].num_bytes for name in needed)
+    placement = None
+    if mesh is not None:
+        placement = make_placement(config, mesh, num_layers=num_layers, dtype=dtype)
     with Progress("read model", total=total, unit="bytes") as progress:
 
         def read(name: str) -> np.ndarray:
@@ -76,7 +102,7 @@ def load_lm(source: str, *, dtype: str = "float32", num_layers: int | None = Non
             progress.advance(tensor.num_bytes)
             return values
 
-        model = build(config, read, num_layers=num_layers, dtype=dtype)
+        model = build(config, read, num_layers=num_layers, dtype=dtype, placement=placement)
     return Lm(config=config, model=model, fingerprint=fingerprint(checkpoint.files))
 
 

@@ -12,6 +12,7 @@ from saejax.lm.checkpoint import Checkpoint, Tensor, check_tensors
 from saejax.lm.decoder_config import DecoderConfig
 from saejax.lm.families import from_json
 
+_CONFIG = "config.json"
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -32,6 +33,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_config(path: Path) -> DecoderConfig:
+    """The configuration of a model in a Hugging Face directory.
+
+    Raises:
+      InputError: If it is missing or damaged, or of anything but a plain model of one of the
+        supported families.
+    """
+    return from_json(read_json(path / _CONFIG), path / _CONFIG)
+
+
 def open_directory(path: Path) -> Checkpoint:
     """Opens a Hugging Face directory of a language model.
 
@@ -39,8 +50,7 @@ def open_directory(path: Path) -> Checkpoint:
       InputError: If files are missing or damaged, or hold anything but a plain model of one of
         the supported families.
     """
-    config_path = path / "config.json"
-    config = from_json(read_json(config_path), config_path)
+    config = read_config(path)
     shards = _shards(path)
     tensors = {}
     for shard in shards:
@@ -51,7 +61,7 @@ def open_directory(path: Path) -> Checkpoint:
     if config.tie_embeddings:
         # Some files repeat the embedding as the unembedding; transformers reads the embedding.
         tensors.pop("lm_head.weight", None)
-    return check_tensors(Checkpoint(config, tensors, (config_path, *shards)), path)
+    return check_tensors(Checkpoint(config, tensors, (path / _CONFIG, *shards)), path)
 
 
 def _shards(path: Path) -> list[Path]:

@@ -1,15 +1,10 @@
 """Records of a one-to-one matching and its proof of optimality, and their file. N, M: latents."""
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,11 +12,10 @@ from jaxtyping import Float32, Float64, Int32
 
 from saejax.errors import InputError
 from saejax.files import atomic_write
+from saejax.matching.archive import FORMAT, open_archive
 
 SIDES = ("decoder", "encoder")
 
-# Written into every file; the number changes with the layout.
-_FORMAT = "saejax matching 2"
 _SOFT_ARRAYS = ("entropy", "expected_cosine", "likeliest", "weight")
 _ARRAYS = {"target": np.int32, "cosine": np.float32, "u": np.float64, "v": np.float64}
 
@@ -165,7 +159,7 @@ class Matching:
             holds both and none was named.
         """
         path = pathlib.Path(path)
-        with _open(path) as parts:
+        with open_archive(path) as parts:
             sides = _sides(parts)
             if side is None and len(sides) == 1:
                 side = sides[0]
@@ -195,43 +189,6 @@ class Matching:
         )
 
 
-@contextlib.contextmanager
-def _open(path: pathlib.Path) -> Iterator[Any]:
-    """The parts of a file; whatever reading them raises becomes an `InputError`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # Checks every checksum, so that nothing after this parses damaged bytes.
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise InputError(f"{path}: its part {damaged!r} is damaged; make the file again")
-        with np.load(path, allow_pickle=False) as parts:
-            if "format" not in parts or str(parts["format"]) != _FORMAT:
-                raise InputError(
-                    f"{path}: not a file of format {_FORMAT!r}; delete it and match again"
-                )
-            yield parts
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it with experiments/match.py") from None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        RuntimeError,
-        OverflowError,
-        struct.error,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        # All that zipfile, numpy and json raise for truncated, damaged or foreign files.
-        raise InputError(
-            f"{path}: not a readable matching ({error}); make the file again"
-        ) from None
-
-
 def _sides(parts: Any) -> list[str]:
     return [name for name in SIDES if f"{name}/record" in parts]
 
@@ -242,7 +199,7 @@ def saved_sides(path: str | os.PathLike) -> list[str]:
     Raises:
       InputError: If the file cannot be read or is not ours.
     """
-    with _open(pathlib.Path(path)) as parts:
+    with open_archive(pathlib.Path(path)) as parts:
         return _sides(parts)
 
 
@@ -262,7 +219,7 @@ def save_matchings(path: str | os.PathLike, matchings: dict[str, Matching]) -> N
       InputError: If a matching stands under another side's name, or the file cannot be written.
     """
     path = pathlib.Path(path)
-    parts: dict[str, np.ndarray] = {"format": np.array(_FORMAT)}
+    parts: dict[str, np.ndarray] = {"format": np.array(FORMAT)}
     for side, matching in matchings.items():
         if side != matching.side or side not in SIDES:
             raise InputError(

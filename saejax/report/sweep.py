@@ -40,7 +40,7 @@ def pareto_figure(result: dict[str, Any], *, title: str = "") -> Figure:
     kinds = [path for path in result["varied"] if path not in _ALONG]
     curves: dict[str, list[tuple[float, float]]] = {}
     for run in result["runs"]:
-        label = ", ".join(str(run[path]) for path in kinds)
+        label = ", ".join(_described(path, run[path]) for path in kinds)
         curves.setdefault(label, []).append((np.mean(run["l0"]), np.mean(run["fvu"])))
     rows = -(-len(curves) // _LEGEND_COLUMNS) if len(curves) > 1 else 0
     figure = style.new_figure(3.6 + 0.2 * rows, title)
@@ -56,3 +56,8 @@ def pareto_figure(result: dict[str, Any], *, title: str = "") -> Figure:
     if rows:
         style.add_legend(figure, axes.get_lines(), 0.7, 0.05 + 0.2 * rows, columns=_LEGEND_COLUMNS)
     return figure
+
+
+def _described(path: str, value: Any) -> str:
+    """A value as it stands in a legend: with the name of its field unless it says enough itself."""
+    return value if isinstance(value, str) else f"{path.rpartition('.')[2]} {value}"

@@ -52,8 +52,9 @@ def trend_figure(
     last = max(num_saes.max(), max(paper.ONLY_IN_BASE_FRAC))
     curve_k = np.linspace(2, last, _CURVE_POINTS)
     curves = (
-        ("power_law", style.VERMILLION, ":", "a k^(-b)"),
         ("offset_power_law", style.BLUE, "-", "c + a k^(-b)"),
+        # Last, so that dots show on top where the asymptote is 0 and both are the same.
+        ("power_law", style.VERMILLION, ":", "a k^(-b)"),
     )
     handles = []
     for name, colour, dash, formula in curves:
@@ -68,9 +69,10 @@ def trend_figure(
         if "c" in values:
             axes.axhline(asymptote, color=colour, lw=0.9, ls=style.THRESHOLD_LINE)
     dots = np.array([row["only_in_base_frac"] for row in rows])
+    # A mean of equal numbers may differ from them in its last digit, and lengths are not negative.
     reach = [
-        dots - [row["lowest_base"] for row in rows],
-        [row["highest_base"] for row in rows] - dots,
+        np.maximum(dots - [row["lowest_base"] for row in rows], 0),
+        np.maximum([row["highest_base"] for row in rows] - dots, 0),
     ]
     axes.errorbar(num_saes, dots, yerr=reach, fmt="o", color=style.INK, ms=4, lw=1, capsize=3)
     label = "this result; bars: lowest and highest base"
@@ -84,9 +86,10 @@ def trend_figure(
         ms=6,
         label=f"{paper.CITATION}: Pythia-160M, both cosines > 0.7",
     )
+    top = max(dots.max() + reach[1].max(), max(paper.ONLY_IN_BASE_FRAC.values()))
     axes.set(
         xlim=(1.7, last + 0.3),
-        ylim=(0, None),
+        ylim=(-0.015, top + 0.02),  # The lowest and the highest dot are drawn whole.
         xlabel="autoencoders, base included",
         ylabel="latents only in the base",
     )
@@ -120,7 +123,7 @@ def levels_figure(levels: Sequence[Sequence[int]], *, title: str) -> Figure:
         axes.plot(others, frac_S, "o", color=style.INK, ms=2.5, alpha=0.6, mew=0)
     axes.set(xlabel="other autoencoders that share a latent", ylabel="latents of a base")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     handles = [
         Patch(color=style.SKY, label="mean over bases"),
         Line2D([], [], color=style.INK, marker="o", ms=3, ls="", label="one base each"),
@@ -160,7 +163,7 @@ def donut_figure(counts: Sequence[int], *, title: str) -> Figure:
     for others, wedge in enumerate(wedges):
         if counts_S[others] >= _LEAST_LABELLED * total:
             angle = np.deg2rad((wedge.theta1 + wedge.theta2) / 2)
-            light = np.dot(to_rgb(colours[others]), (0.2126, 0.7152, 0.0722)) > 0.45
+            light = np.dot(to_rgb(colours[others]), (0.2126, 0.7152, 0.0722)) > 0.55
             axes.text(
                 0.95 * np.cos(angle),
                 0.95 * np.sin(angle),

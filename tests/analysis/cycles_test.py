@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saejax.analysis.cycles import cycles, invert
+from saejax.analysis.cycles import core, cycles, invert
 from saejax.errors import InputError
 
 
@@ -72,6 +72,35 @@ def test_chance():
     assert found.mean_frac == pytest.approx(found.chance, abs=0.15 / 40)
 
 
+@given(st.integers(3, 5), st.integers(1, 8), st.integers(0, 10**6), st.randoms())
+def test_the_core_is_the_same_by_every_way(num_seeds, num_latents, seed, random):
+    rng = np.random.default_rng(seed)
+    label = [rng.permutation(num_latents) for _ in range(num_seeds)]
+    order = list(range(num_seeds))
+    random.shuffle(order)
+    both, both_hits = {}, {}
+    for i, j in itertools.combinations(range(num_seeds), 2):
+        target = invert(label[j])[label[i]]
+        if num_latents > 1 and rng.random() < 0.3:
+            target[:2] = target[1::-1]
+        both[i, j], both_hits[i, j] = target, rng.random(num_latents) < 0.9
+        both[j, i], both_hits[j, i] = invert(target), both_hits[i, j][invert(target)]
+    core_N = core(
+        upper(lambda i, j: both[i, j], num_seeds), upper(lambda i, j: both_hits[i, j], num_seeds)
+    )
+    for x in range(num_latents):
+        place = {0: x} | {j: both[0, j][x] for j in range(1, num_seeds)}
+        assert core_N[x] == all(
+            both[i, j][place[i]] == place[j] and both_hits[i, j][place[i]]
+            for i, j in itertools.permutations(range(num_seeds), 2)
+        )
+    reordered = core(
+        upper(lambda i, j: both[order[i], order[j]], num_seeds),
+        upper(lambda i, j: both_hits[order[i], order[j]], num_seeds),
+    )
+    assert reordered.sum() == core_N.sum()
+
+
 def test_nothing_to_follow():
     targets = upper(lambda i, j: np.arange(4), 3)
     found = cycles(targets, upper(lambda i, j: np.zeros(4, bool), 3))
@@ -118,7 +147,7 @@ def test_bad_shapes():
         cycles([row[:2] for row in targets])
     with pytest.raises(InputError, match=r"targets\[1\]\[0\] must be None"):
         cycles([[None if i == j else np.arange(3) for j in range(3)] for i in range(3)])
-    with pytest.raises(InputError, match=r"hits\[0\]\[1\] must hold a bool"):
+    with pytest.raises(InputError, match=r"hits\[0\]\[1\] must hold a bool for each of 3"):
         cycles(targets, upper(lambda i, j: np.ones(2, bool), 3))
-    with pytest.raises(InputError, match="hits must have 3 rows of 3"):
+    with pytest.raises(InputError, match="hits of 2 seeds must have 2 entries each"):
         cycles(targets, upper(lambda i, j: np.ones(3, bool), 2))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from saejax.config import Config, DataConfig
 from saejax.data import tokenize
-from saejax.data.corpus import read_windows
+from saejax.data.corpus import read_held_out_windows, read_windows
 from saejax.data.loader import make_batches
 from saejax.errors import InputError
 
@@ -116,6 +116,56 @@ def test_separate_windows_are_the_beginnings_of_long_documents(
         return
     windows = windows_of(path, texts, num_tokens=wanted * length, **fields)
     np.testing.assert_array_equal(windows[:], expected[: wanted or None])
+
+
+@given(
+    num_characters=st.integers(12, 90),
+    length=st.integers(3, 7),
+    num_tokens=st.integers(7, 80),
+    num_windows=st.integers(1, 9),
+    order=st.sampled_from(["in_order", "shuffled"]),
+    bos=st.sampled_from(["none", "window"]),
+)
+def test_held_out_windows_share_no_position_with_those_used(
+    tmp_path_factory, letters, num_characters, length, num_tokens, num_windows, order, bos
+):
+    # Every character once, in documents of 9: a window tells where it is from.
+    characters = [chr(0x4E00 + i) for i in range(num_characters)]
+    texts = ["".join(characters[i : i + 9]) for i in range(0, num_characters, 9)]
+    cfg = DataConfig(
+        source=write(tmp_path_factory.mktemp("corpus") / "a.jsonl", texts),
+        context_length=length,
+        num_tokens=num_tokens,
+        order=order,
+        bos=bos,
+    )
+
+    def held_out():
+        return read_held_out_windows(cfg, letters(), vocab_size=VOCABULARY, num_windows=num_windows)
+
+    stream, step = ids(chr(EOT).join(texts)), length - (bos == "window")
+    whole = [
+        [BOS] * (bos == "window") + stream[start : start + step]
+        for start in range(0, len(stream) - step + 1, step)
+    ]
+    used = read_windows(cfg, letters(), vocab_size=VOCABULARY)[:].tolist()
+    if len(used) == len(whole):
+        with pytest.raises(InputError, match=r"training uses all \d+ windows.*--text"):
+            held_out()
+        return
+    found = held_out()[:].tolist()
+    assert len(found) == min(num_windows, len(whole) - len(used))
+    places = [whole.index(window) for window in found]
+    assert places == sorted(set(places))
+    assert not {tuple(window) for window in found} & {tuple(window) for window in used}
+    if order == "in_order":
+        assert found == whole[len(used) :][:num_windows]
+
+
+def test_nothing_is_held_out_of_a_corpus_that_is_used_whole(tmp_path, letters):
+    cfg = DataConfig(source=write(tmp_path / "a.jsonl", ["abcdefghij"]), context_length=3)
+    with pytest.raises(InputError, match=r"data\.num_tokens=0: training uses all 3 windows"):
+        read_held_out_windows(cfg, letters(), vocab_size=VOCABULARY, num_windows=2)
 
 
 def test_dropped_documents_are_counted(tmp_path, windows_of):

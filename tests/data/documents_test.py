@@ -180,6 +180,8 @@ def test_missing_unreadable_and_without_splits(tmp_path):
     assert read(tmp_path / "folder.txt") == ["x"]
     with pytest.raises(InputError, match=r"data\.split='test': .* has no splits"):
         read(tmp_path / "folder.txt", split="test")
+    with pytest.raises(InputError, match=r"data\.subset='en': only data sets on the hub have"):
+        read(tmp_path / "folder.txt", subset="en")
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ def hub(tmp_path, monkeypatch):
     rows.to_parquet(tmp_path / "rows.parquet")
     asked = []
 
-    def load_dataset_builder(name, revision):
-        asked.append((name, revision))
+    def load_dataset_builder(name, subset, revision):
+        asked.append((name, subset, revision))
         return real("parquet", data_files={"train": str(tmp_path / "rows.parquet")})
 
     real = datasets.load_dataset_builder
@@ -37,7 +37,7 @@ def read(**fields):
 def test_streamed_from_the_hub(hub):
     identity, texts = read(source="org/name@main")
     assert texts == TEXTS
-    assert hub == [("org/name", "main")]
+    assert hub == [("org/name", None, "main")]
     assert identity[0] == "org/name"
     assert identity[-1] == "train"
     with pytest.raises(InputError, match=r"no column 'body' \(columns: text, id\)"):
@@ -56,11 +56,12 @@ def test_streamed_from_the_hub(hub):
             "gated dataset.; ask for access and set HF_TOKEN",
         ),
         (ConnectionError("Couldn't reach 'org/name' on the Hub"), "Couldn't reach"),
-        (ValueError("Config name is missing.\nPlease pick one"), "Config name is missing"),
+        (ValueError("Bad.\nCall it otherwise"), "Bad.; check"),
+        (ValueError(), "cannot be read: ; check"),
     ],
 )
 def test_what_the_hub_refuses_is_said_in_one_line(monkeypatch, error, says):
-    def refuse(name, revision):
+    def refuse(name, subset, revision):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset_builder", refuse)
@@ -68,6 +69,27 @@ def test_what_the_hub_refuses_is_said_in_one_line(monkeypatch, error, says):
         read(source="org/name")
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_subsets(tmp_path, monkeypatch):
+    card = "---\nconfigs:\n"
+    for name in ("en", "de"):
+        datasets.Dataset.from_dict({"text": [name]}).to_parquet(tmp_path / f"{name}.parquet")
+        card += f"- config_name: {name}\n  data_files: {name}.parquet\n"
+    (tmp_path / "README.md").write_text(card + "---\n")
+    real = datasets.load_dataset_builder
+    monkeypatch.setattr(
+        datasets, "load_dataset_builder", lambda name, subset, revision: real(str(tmp_path), subset)
+    )
+    (en_identity, en), (de_identity, de) = (
+        read(source="org/name", subset=subset) for subset in ("en", "de")
+    )
+    assert (en, de) == (["en"], ["de"])
+    assert en_identity != de_identity
+    with pytest.raises(InputError, match=r"missing\. .*'en', 'de'\]; set --config\.data\.subset"):
+        read(source="org/name")
+    with pytest.raises(InputError, match=r"'fr' not found\. Available: \['en', 'de'\]"):
+        read(source="org/name", subset="fr")
 
 
 def test_without_the_package(monkeypatch):

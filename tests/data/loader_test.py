@@ -77,8 +77,7 @@ def stored(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "_SHARD_TOKENS", 3 * 4)
-        store.begin_store(
-            root,
+        headers = store.store_headers(
             windows,
             widths={"here": 1},
             tokens_per_window=4,
@@ -86,7 +85,8 @@ def stored(tmp_path_factory):
             batch_windows=1,
             describes={},
         )
-    store.write_store(root, ["here"], windows, capture, batch_windows=1)
+    store.begin_store(root, headers)
+    store.write_store(root, headers, windows, capture, batch_windows=1)
     return store.ActivationStore(root, ("here",))
 
 

@@ -77,7 +77,14 @@ def test_bad_files(shards, read):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"documents": "separate"}, {"bos": "window"}, {"bos": "document"}, {"split": "x"}]
+    "fields",
+    [
+        {"documents": "separate"},
+        {"bos": "window"},
+        {"bos": "document"},
+        {"split": "x"},
+        {"subset": "x"},
+    ],
 )
 def test_what_bare_ids_cannot_be_asked(shards, read, fields):
     (name,) = fields

@@ -1,10 +1,12 @@
 """The activation store: what was captured comes back, whole or not at all."""
 
+import concurrent.futures
 import errno
 import hashlib
 import itertools
 import json
 import os
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -13,7 +15,13 @@ import pytest
 
 from saejax.data import store
 from saejax.data.exclude import Kept
-from saejax.data.store import ActivationStore, begin_store, is_complete, write_store
+from saejax.data.store import (
+    ActivationStore,
+    begin_store,
+    is_complete,
+    store_headers,
+    write_store,
+)
 from saejax.errors import InputError
 
 WINDOWS, LENGTH, WIDTH = 11, 6, 3
@@ -45,7 +53,7 @@ def opened(root):
     return ActivationStore(root, ("layers.0",))
 
 
-def begin(path, **changes):
+def headers(tokens=TOKENS, **changes):
     options = dict(
         widths={"layers.0": WIDTH},
         tokens_per_window=LENGTH - 1,
@@ -53,12 +61,12 @@ def begin(path, **changes):
         batch_windows=2,
         describes={"lm": "x"},
     )
-    begin_store(path, TOKENS, **(options | changes))
+    return store_headers(tokens, **(options | changes))
 
 
 def write(path, capture=capture, **changes):
-    begin(path, **changes)
-    write_store(path, changes.get("widths", ["layers.0"]), TOKENS, capture, batch_windows=2)
+    begin_store(path, headers(**changes))
+    write_store(path, headers(**changes), TOKENS, capture, batch_windows=2)
 
 
 def test_round_trip(tmp_path):
@@ -82,11 +90,11 @@ def test_interrupted_writing_goes_on(tmp_path, fails_at):
 
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, interrupted)
-    assert not is_complete(tmp_path, ("layers.0",), {"lm": "x"})
+    assert not is_complete(tmp_path, headers())
     assert not list(tmp_path.rglob("*.partial"))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     write(tmp_path)
-    assert is_complete(tmp_path, ("layers.0",), {"lm": "x"})
+    assert is_complete(tmp_path, headers())
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     np.testing.assert_array_equal(opened(tmp_path)[10]["layers.0"], activations(TOKENS)[10, 1:])
 
@@ -105,19 +113,13 @@ def test_other_activations_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"something else \(lm differ\)"):
         write(tmp_path, describes={"lm": "y"})
     with pytest.raises(InputError, match=r"something else \(lm differ\)"):
-        is_complete(tmp_path, ("layers.0",), {"lm": "y"})
+        is_complete(tmp_path, headers(describes={"lm": "y"}))
     with pytest.raises(InputError, match="tokens_per_window"):
         write(tmp_path, tokens_per_window=4)
     with pytest.raises(InputError, match=r"something else \(tokens_sha256 differ\)"):
-        begin_store(
-            tmp_path,
-            TOKENS + 1,
-            widths={"layers.0": WIDTH},
-            tokens_per_window=LENGTH - 1,
-            dtype="float16",
-            batch_windows=2,
-            describes={"lm": "x"},
-        )
+        begin_store(tmp_path, headers(TOKENS + 1))
+    with pytest.raises(InputError, match=r"something else \(tokens_sha256 differ\)"):
+        write_store(tmp_path, headers(TOKENS + 1), TOKENS + 1, capture, batch_windows=2)
 
 
 def test_overflow_and_non_finite_are_refused(tmp_path):
@@ -135,11 +137,11 @@ def test_overflow_and_non_finite_are_refused(tmp_path):
 
     with pytest.raises(InputError, match="window 3 has activations that are not finite"):
         write(tmp_path / "c", broken)
-    assert not is_complete(tmp_path / "c", ("layers.0",), {"lm": "x"})
+    assert not is_complete(tmp_path / "c", headers())
 
 
 def test_no_store(tmp_path):
-    assert not is_complete(tmp_path, ("layers.0",), {"lm": "x"})
+    assert not is_complete(tmp_path, headers())
     with pytest.raises(InputError, match="not an activation store"):
         opened(tmp_path)
 
@@ -167,7 +169,7 @@ def test_several_hook_points_in_one_pass(tmp_path):
             np.testing.assert_array_equal(found, expected[name][window])
     token = made.tokens(np.array([7, 0, 7]))
     np.testing.assert_array_equal(token["layers.1"][0], expected["layers.1"][1, 2])
-    assert not is_complete(tmp_path, ("layers.0", "layers.3"), {"lm": "x"})
+    assert not is_complete(tmp_path, headers(widths=widths | {"layers.3": WIDTH}))
 
 
 def test_bfloat16_is_exactly_rounded(tmp_path):
@@ -197,15 +199,15 @@ def test_header_says_what_the_activations_are_and_shards_what_was_replaced(tmp_p
         assert record["replaced"] == 5 * (first_ids % 12 == 0).sum()
 
 
-@pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "no checksum", "bad checksum"])
-def test_damaged_shard_is_named_and_written_again(tmp_path, harm):
+@pytest.mark.parametrize("harm", ["truncate", "longer", "empty", "no checksum", "bad checksum"])
+def test_shard_that_is_not_whole_is_named_and_written_again(tmp_path, harm):
     write(tmp_path)
     path = shards(tmp_path)[1]
     good = path.read_bytes()
-    if harm == "flip":
-        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    elif harm == "truncate":
+    if harm == "truncate":
         os.truncate(path, len(good) - 1)
+    elif harm == "longer":
+        path.write_bytes(good + b"0")
     elif harm == "empty":
         os.truncate(path, 0)
     elif harm == "no checksum":
@@ -213,13 +215,79 @@ def test_damaged_shard_is_named_and_written_again(tmp_path, harm):
     else:
         path.with_suffix(".json").write_text("{")
     with pytest.warns(UserWarning, match=r"layers\.0/00001\.npy is damaged and is written again"):
-        assert not is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+        assert not is_complete(tmp_path, headers())
     times = [shard.stat().st_mtime_ns for shard in shards(tmp_path)]
     assert len(times) == 2
     write(tmp_path)
     assert path.read_bytes() == good
-    assert is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+    assert is_complete(tmp_path, headers())
     assert [shards(tmp_path)[i].stat().st_mtime_ns for i in (0, 2)] == times
+
+
+def test_a_shard_is_checked_once_when_it_is_first_read(tmp_path, monkeypatch):
+    write(tmp_path)
+    checked, real = [], hashlib.file_digest
+
+    def counted(file, name):
+        checked.append(Path(file.name).name)
+        time.sleep(0.01)
+        return real(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    assert is_complete(tmp_path, headers())
+    made = opened(tmp_path)
+    assert checked == []
+    made[5]
+    assert checked == ["00001.npy"]
+    numbers = [*range(WINDOWS)] * 3
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(made.__getitem__, numbers))
+    assert sorted(checked) == ["00000.npy", "00001.npy", "00002.npy"]
+    for number, window in zip(numbers, found, strict=True):
+        np.testing.assert_array_equal(window["layers.0"], activations(TOKENS)[number, 1:])
+    made.tokens(np.arange(55))
+    assert len(checked) == 3
+    other = opened(tmp_path)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: other.tokens(np.arange(3)), range(8)))
+    assert len(checked) == 6
+
+
+@pytest.mark.parametrize("harm", ["flip", "vanish"])
+def test_damaged_shard_is_never_read(tmp_path, harm):
+    write(tmp_path)
+    path = shards(tmp_path)[1]
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert is_complete(tmp_path, headers())
+    made = opened(tmp_path)
+    says = r"layers\.0/00001\.npy is damaged: .*; delete it and run the same command"
+    if harm == "vanish":
+        path.unlink()
+        says = r"layers\.0/00001\.npy cannot be read .*run the same command"
+    for read in (lambda: made[4], lambda: made[7], lambda: made.tokens(np.array([3]))):
+        with pytest.raises(InputError, match=says) as error:
+            read()
+        assert "\n" not in str(error.value)
+    np.testing.assert_array_equal(made[8]["layers.0"], activations(TOKENS)[8, 1:])
+    path.unlink(missing_ok=True)
+    assert not is_complete(tmp_path, headers())
+    write(tmp_path)
+    assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("kind", ["pickle", "zip", "dtype", "shape"])
+def test_a_foreign_file_in_the_place_of_a_shard(tmp_path, kind):
+    write(tmp_path)
+    path = shards(tmp_path)[0]
+    if kind == "zip":
+        with path.open("wb") as file:
+            np.savez(file, a=np.zeros(3))
+    else:
+        dtype = {"pickle": object, "dtype": np.float32, "shape": np.float16}[kind]
+        np.save(path, np.zeros((2, 5, 3), dtype), allow_pickle=True)
+    with pytest.raises(InputError, match=r"00000\.npy is not a whole shard"):
+        opened(tmp_path)
 
 
 def test_opening_a_store_that_is_not_whole_is_one_line(tmp_path):
@@ -238,7 +306,7 @@ def test_damaged_header_is_one_line(tmp_path, text, says):
     write(tmp_path)
     (tmp_path / "layers.0" / "header.json").write_text(text)
     with pytest.raises(InputError, match=rf"header\.json {says}.*; delete .*layers\.0"):
-        is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+        is_complete(tmp_path, headers())
 
 
 @pytest.mark.parametrize("fails_at", range(6))
@@ -251,22 +319,22 @@ def test_disk_full_at_any_write_leaves_only_whole_shards(tmp_path, monkeypatch, 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
-    begin(tmp_path)
+    begin_store(tmp_path, headers())
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(InputError, match=r"no space left on the disk while writing .*0000"):
             write(tmp_path)
     assert not list(tmp_path.rglob("*.partial"))
     assert len(shards(tmp_path)) == fails_at // 2
-    assert not is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+    assert not is_complete(tmp_path, headers())
     write(tmp_path)
-    assert is_complete(tmp_path, ["layers.0"], {"lm": "x"})
+    assert is_complete(tmp_path, headers())
 
 
 def test_read_only_folder(tmp_path, monkeypatch):
     """A whole store is read; where something has to be written, one line says that it cannot be."""
     write(tmp_path / "whole")
-    begin(tmp_path / "begun")
+    begin_store(tmp_path / "begun", headers())
     real = Path.open
 
     def no_writing(path, mode="r", *rest, **options):
@@ -275,24 +343,24 @@ def test_read_only_folder(tmp_path, monkeypatch):
         return real(path, mode, *rest, **options)
 
     monkeypatch.setattr(Path, "open", no_writing)
-    assert is_complete(tmp_path / "whole", ["layers.0"], {"lm": "x"})
+    assert is_complete(tmp_path / "whole", headers())
     assert len(opened(tmp_path / "whole")) == WINDOWS
     with pytest.raises(InputError, match=r"cannot write .*00000\.npy: Read-only file system"):
         write(tmp_path / "begun")
     with pytest.raises(InputError, match=r"cannot write .*header\.json: Read-only file system"):
-        begin(tmp_path / "new")
+        begin_store(tmp_path / "new", headers())
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_write_what_one_would(tmp_path, count):
     write(tmp_path / "one")
-    begin(tmp_path / "some")
+    begin_store(tmp_path / "some", headers())
     for process in range(count):
         part = {"process_index": process, "process_count": count}
         is_last = process == count - 1
-        write_store(tmp_path / "some", ["layers.0"], TOKENS, capture, batch_windows=2, **part)
-        assert is_complete(tmp_path / "some", ["layers.0"], {"lm": "x"}, **part)
-        complete = is_complete(tmp_path / "some", ["layers.0"], {"lm": "x"})
+        write_store(tmp_path / "some", headers(), TOKENS, capture, batch_windows=2, **part)
+        assert is_complete(tmp_path / "some", headers(), **part)
+        complete = is_complete(tmp_path / "some", headers())
         assert complete == (is_last or len(shards(tmp_path / "some")) == 3)
     for ours, theirs in zip(shards(tmp_path / "some"), shards(tmp_path / "one"), strict=True):
         assert ours.read_bytes() == theirs.read_bytes()

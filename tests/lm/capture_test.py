@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
-from saejax.config import SAMPLE_LM, SAMPLE_TEXT
+from saejax.config import SAMPLE_LM, SAMPLE_TEXT, MeshConfig
 from saejax.errors import InputError
 from saejax.lm import (
     check_tokens,
@@ -21,6 +21,7 @@ from saejax.lm import (
     make_capture,
     token_losses,
 )
+from saejax.mesh import BATCH, make_mesh
 from saejax.sources import resolve
 
 
@@ -168,15 +169,15 @@ def test_later_tokens_do_not_change_earlier_activations(tiny, random_weights, wr
 
 def test_windows_split_over_devices(tiny, random_weights, write_directory):
     config = tiny()
-    lm = load_lm(str(write_directory(config, random_weights(config))))
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    split = NamedSharding(mesh, PartitionSpec("data"))
+    folder = str(write_directory(config, random_weights(config)))
+    mesh = make_mesh(MeshConfig())
+    split = NamedSharding(mesh, BATCH)
     tokens_BL = np.random.default_rng(0).integers(0, 48, (16, 9)).astype(np.int32)
-    x_BLD = make_capture(lm, ["layers.1.mlp"], mesh=mesh)(jax.device_put(tokens_BL, split))[
-        "layers.1.mlp"
-    ]
+    capture = make_capture(load_lm(folder, mesh=mesh), ["layers.1.mlp"])
+    x_BLD = capture(jax.device_put(tokens_BL, split))["layers.1.mlp"]
     assert x_BLD.sharding.is_equivalent_to(split, 3)
-    alone_BLD = make_capture(lm, ["layers.1.mlp"])(jnp.asarray(tokens_BL))["layers.1.mlp"]
+    capture = make_capture(load_lm(folder), ["layers.1.mlp"])
+    alone_BLD = capture(jnp.asarray(tokens_BL))["layers.1.mlp"]
     np.testing.assert_allclose(x_BLD, alone_BLD, atol=1e-4)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from saejax.lm import cross_entropy, hookpoints, load_lm, logits, make_capture
 from saejax.lm.families import FAMILIES
+from saejax.lm.splice import splice
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -127,6 +128,52 @@ def test_activations_logits_and_loss(name, tmp_path):
     assert error(logits(lm, tokens_BL), out.logits.numpy()) <= 2e-4
     if name in FAMILIES:
         assert cross_entropy(lm, tokens_BL) == pytest.approx(out.loss.item(), rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("llama", ["embed_tokens", "layers.0.self_attn", "layers.1.post_attention_layernorm"]),
+        ("gpt_neox", ["layers.0.mlp", "layers.1.post_attention_layernorm"]),
+        ("gpt_neox sequential", ["layers.0", "layers.1.input_layernorm"]),
+        ("gpt2", ["drop", "h.0.attn", "h.1.ln_2"]),
+    ],
+)
+def test_spliced_as_by_hooks_that_replace_outputs(name, names, tmp_path):
+    model = random_model(*MODELS[name])
+    model.save_pretrained(tmp_path)
+    lm = load_lm(str(tmp_path))
+    capture = make_capture(lm, names)
+    tokens_BL = np.random.default_rng(0).integers(0, VOCABULARY, (2, 17))
+    tokens = torch.tensor(tokens_BL)
+
+    def logp(logits_BLV):
+        return torch.log_softmax(logits_BLV[:, :-1].double(), -1)
+
+    with torch.no_grad():
+        own_BLV = logp(model(tokens).logits)
+    for hookpoint in names:
+
+        def replace(module, inputs, output):
+            if isinstance(output, tuple):
+                return (output[0].flip(-1) / 2, *output[1:])
+            return output.flip(-1) / 2
+
+        handle = model.base_model.get_submodule(hookpoint).register_forward_hook(replace)
+        with torch.no_grad():
+            found_BLV = logp(model(tokens).logits)
+        handle.remove()
+        seen_BLD = capture(jnp.asarray(tokens_BL, jnp.int32))[hookpoint]
+        spliced = splice(lm, tokens_BL, hookpoint, seen_BLD[None, ..., ::-1] / 2)
+        targets = tokens[:, 1:, None]
+        for ours, theirs in (
+            (spliced.loss, -own_BLV.gather(-1, targets)[..., 0]),
+            (spliced.replaced_loss[0], -found_BLV.gather(-1, targets)[..., 0]),
+            (spliced.kl[0], (own_BLV.exp() * (own_BLV - found_BLV)).sum(-1)),
+        ):
+            assert error(ours, theirs.numpy()) <= 2e-4, hookpoint
+        assert spliced.kl.min() > -1e-6
+        assert np.asarray(spliced.kl).mean() > 1e-3, hookpoint
 
 
 @pytest.mark.parametrize("name", ["llama biases", "qwen2", "gpt_neox", "gpt2"])

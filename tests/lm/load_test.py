@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saejax.errors import InputError
-from saejax.lm import load_config, load_lm
+from saejax.lm import lm_fingerprint, load_config, load_lm
 from saejax.lm.checkpoint import fingerprint
 
 
@@ -73,6 +73,14 @@ def test_fingerprint_follows_contents_not_place(folder, tmp_path):
     config = copy / "config.json"
     config.write_text(config.read_text().replace("300.0", "301.0"))
     assert load_lm(str(copy)).fingerprint != first
+
+
+def test_fingerprint_and_configuration_without_reading_weights(folder, tmp_path):
+    assert lm_fingerprint(str(folder)) == load_lm(str(folder)).fingerprint
+    shutil.copy(folder / "config.json", tmp_path)
+    assert load_config(str(tmp_path)) == load_config(str(folder))
+    with pytest.raises(InputError, match=r"neither model\.safetensors nor"):
+        lm_fingerprint(str(tmp_path))
 
 
 def test_fingerprint_sees_the_ends_the_length_and_the_name(tmp_path):
