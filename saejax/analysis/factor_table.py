@@ -6,7 +6,8 @@ from typing import Any
 
 from saejax.analysis.factors import FRACTIONS, LABELS
 
-_TITLES = ("shared", "aligned", "decoder", "agreement", "max cosine")
+_TITLES = ("aligned", "decoder", "agreement", "max cosine")
+_STEPS = {"rises": "rises", "falls": "falls", "no clear change": "unclear"}
 # Architectures that have k active latents; of others k means nothing.
 _WITH_K = ("topk", "batch_topk")
 
@@ -38,8 +39,9 @@ def short_name(value: Any) -> str:
 
 def factor_title(factor: Mapping[str, Any]) -> str:
     """What a factor is called, as "layer (residual)"."""
-    name = LABELS.get(factor["factor"], factor["factor"])
-    return f"{name} ({factor['series']})" if factor["series"] else name
+    name: str = factor["factor"]
+    label = LABELS.get(name, name)
+    return f"{label} ({factor['series']})" if factor["series"] else label
 
 
 def held_text(factor: Mapping[str, Any]) -> str:
@@ -67,43 +69,45 @@ def factor_table(found: Mapping[str, Any]) -> str:
     """
     if not found["factors"]:
         return "no setting is varied alone: no factor to compare"
+    titles = "".join(title.rjust(11) for title in _TITLES)
+    header = f"pairs  shared      range  error{titles}    FVU     L0   dead"
     lines = [f"one factor at a time, around run {found['base']}"]
     for factor in found["factors"]:
         trend = f": shared {factor['trend']}" if factor["trend"] else ""
-        lines += ["", f"{factor_title(factor)}{trend} ({held_text(factor)})", _HEADER]
+        width = max(len(_value(point["value"])) for point in factor["points"]) + 2
+        lines += ["", f"{factor_title(factor)}{trend} ({held_text(factor)})"]
+        lines.append(" " * width + header)
         steps = {step["to"]: step for step in factor["steps"]}
-        lines += [_row(point, steps.get(point["value"])) for point in factor["points"]]
+        for point in factor["points"]:
+            step = steps.get(point["value"])
+            said = _STEPS[step["shared"]] if step else ""
+            lines.append(f"{_value(point['value']):>{width}}{_cells(point)}{said}".rstrip())
         if alone := [point["run"] for point in factor["points"] if not point["pairs"]]:
             lines.append(f"one seed, so no pairs to match: {', '.join(alone)}")
     if found["others"]:
         lines += ["", f"in no factor: {', '.join(found['others'])}"]
     lines += [
         "",
-        "fractions: means over pairs; range: lowest and highest pair; error: standard error over",
-        "seeds (jackknife); last column: against the row above, unclear where the ranges overlap",
+        "Fractions are means over pairs; range: lowest to highest pair; error: standard error over",
+        "seeds (jackknife, from three on); last column: shared against the row above, unclear where",
+        "the ranges overlap.",
     ]
     return "\n".join(lines)
 
 
-_HEADER = (
-    f"{'value':>26}{'pairs':>6}{_TITLES[0]:>8}{'range':>14}{'error':>7}"
-    + "".join(title.rjust(11) for title in _TITLES[1:])
-    + f"{'FVU':>7}{'L0':>7}{'dead':>7}"
-)
+def _value(value: Any) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:,}" if number else short_name(value)
 
 
-def _row(point: Mapping[str, Any], step: Mapping[str, Any] | None) -> str:
-    value = point["value"]
-    name = f"{value:,}" if isinstance(value, int | float) else short_name(value)
-    cells = f"{name:>26}{point['pairs']:>6}"
+def _cells(point: Mapping[str, Any]) -> str:
+    fvu, l0, dead = (point[name]["mean"] for name in ("fvu", "l0", "dead_frac"))
+    last = f"{fvu:7.3f}{l0:7.1f}{dead:7.1%}  "
     shared = point["shared_frac"]
     if shared is None:
-        cells += " " * (8 + 14 + 7 + 11 * len(_TITLES[1:]))
-    else:
-        error = shared["standard_error"]
-        reach = f"{100 * shared['low']:.1f} - {100 * shared['high']:.1f}%"
-        cells += f"{shared['mean']:>8.1%}{reach:>14}" + (f"{error:>7.1%}" if error else " " * 7)
-        cells += "".join(f"{point[name]['mean']:>11.1%}" for name in FRACTIONS[1:])
-    fvu, l0, dead = (point[name]["mean"] for name in ("fvu", "l0", "dead_frac"))
-    said = {"no clear change": "unclear"}.get(step["shared"], step["shared"]) if step else ""
-    return f"{cells}{fvu:>7.3f}{l0:>7.1f}{dead:>7.1%}  {said}".rstrip()
+        return f"{0:5}{'':{26 + 11 * len(_TITLES)}}{last}"
+    low, high, error = (shared[name] for name in ("low", "high", "standard_error"))
+    reach = f"{100 * low:.1f}-{100 * high:.1f}"
+    said = "" if error is None else f"{error:.1%}"
+    others = "".join(f"{point[name]['mean']:11.1%}" for name in FRACTIONS[1:])
+    return f"{point['pairs']:5}{shared['mean']:8.1%}{reach:>11}{said:>7}{others}{last}"

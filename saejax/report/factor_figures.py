@@ -41,7 +41,7 @@ _LOOKS = {
     "decoder_frac": _Look(style.GREEN, "D", 5.0, (0, (4, 1.5, 1, 1.5)), "...."),
     "agreement_frac": _Look(style.VERMILLION, "^", 6.0, (0, (2, 1)), "xxxx"),
 }
-_HOLLOW = {"color": style.GREY, "ls": "", "mew": 1.2, "clip_on": False}
+_HOLLOW: dict[str, Any] = {"color": style.GREY, "ls": "", "mew": 1.2, "clip_on": False}
 _MODEL_MARKERS = "os^v"
 # Least distance of the labels of two ticks, as a part of the axis.
 _LABEL_ROOM = 0.085
@@ -90,8 +90,8 @@ def factor_figure(factor: Mapping[str, Any], *, threshold: float | None) -> Figu
     whiskers = f"lowest to highest of {pairs} pairs" if counts != [1] else "one pair of seeds each"
     handles.append(Line2D([], [], color=style.INK, lw=0, marker="|", ms=9, label=whiskers))
     for each in references:
-        look = {"marker": each.marker or "o", "mfc": "white"} | _HOLLOW
-        handles.append(Line2D([], [], label=each.label, **look))
+        marker = each.marker or "o"
+        handles.append(Line2D([], [], marker=marker, mfc="white", label=each.label, **_HOLLOW))
     held = textwrap.wrap(f"Fixed: {held_text(factor)}", _LINE_CHARACTERS)
     names = (
         []

@@ -232,8 +232,15 @@ def threshold_curves(
         axes.plot(thresholds, fraction_PT.T, color=colour, lw=0.5, alpha=0.4)
         axes.plot(thresholds, fraction_PT.mean(axis=0), color=colour, ls=dash, lw=2, label=label)
     for (label, fraction_T), marker in zip((published or {}).items(), "os^", strict=False):
-        look = {"color": style.GREY, "mfc": "none", "ms": 5, "ls": ""}
-        axes.plot(paper.THRESHOLDS, fraction_T, marker, label=f"{label}, paper", **look)
+        axes.plot(
+            paper.THRESHOLDS,
+            fraction_T,
+            marker,
+            ms=5,
+            mfc="none",
+            color=style.GREY,
+            label=f"{label}, paper",
+        )
     axes.axvline(threshold, color=style.INK, lw=0.9, ls=style.THRESHOLD_LINE)
     axes.set(
         xlim=(thresholds[0], thresholds[-1]),
