@@ -1,5 +1,6 @@
 """The factors of a sweep as plain text."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from saejax.analysis.factors import FRACTIONS, LABELS
 
 _TITLES = ("aligned", "decoder", "agreement", "max cosine")
+# Characters.
+_LINE = 100
 _STEPS = {"rises": "rises", "falls": "falls", "no clear change": "unclear"}
 # Architectures that have k active latents; of others k means nothing.
 _WITH_K = ("topk", "batch_topk")
@@ -83,13 +86,14 @@ def factor_table(found: Mapping[str, Any]) -> str:
             said = _STEPS[step["shared"]] if step else ""
             lines.append(f"{_value(point['value']):>{width}}{_cells(point)}{said}".rstrip())
         if alone := [point["run"] for point in factor["points"] if not point["pairs"]]:
-            lines.append(f"one seed, so no pairs to match: {', '.join(alone)}")
+            named = "all" if len(alone) == len(factor["points"]) else ", ".join(alone)
+            lines.append(f"one seed, so no pairs to match: {named}")
     if found["others"]:
-        lines += ["", f"in no factor: {', '.join(found['others'])}"]
+        lines += ["", *textwrap.wrap(f"in no factor: {', '.join(found['others'])}", _LINE)]
     lines += [
         "",
         "Fractions are means over pairs; range: lowest to highest pair; error: standard error over",
-        "seeds (jackknife, from three on); last column: shared against the row above, unclear where",
+        "seeds (jackknife, from three on); last column: shared against the row above, unclear if",
         "the ranges overlap.",
     ]
     return "\n".join(lines)

@@ -56,7 +56,7 @@ def firing_figure(
     bin_N = np.where(fires_N, bin_N, never)
 
     figure = style.new_figure(4.6, title)
-    axes = style.add_axes(figure, 0.75, 1.85, 4.6, 2.3)
+    axes = style.add_axes(figure, 0.75, 1.85, 4.6, 2.25)
     below = style.add_axes(figure, 0.75, 0.6, 4.6, 0.95, sharex=axes)
     for b in np.unique(bin_N):
         frac_P = shared[:, bin_N == b].mean(axis=1)

@@ -160,6 +160,9 @@ def test_runs_of_one_seed_are_told_in_words(make_sweep):
     assert f"{point['mean']:.1%}" in row
     assert f"{100 * point['low']:.1f}-{100 * point['high']:.1f} " in row
     assert row.endswith("falls")
+    for run in result["runs"]:
+        run["pairs"] = []
+    assert "one seed, so no pairs to match: all" in factor_table(factors(result))
 
 
 def test_no_factor_and_no_run(make_sweep):
