@@ -12,12 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    NullLocator,
-    PercentFormatter,
-)
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from saejax.analysis.factor_table import factor_title, held_text, short_name, short_number
 from saejax.errors import InputError
@@ -83,8 +78,16 @@ def factor_figure(factor: Mapping[str, Any], *, threshold: float | None) -> Figu
             f"{factor_title(factor)}: fewer than two values have pairs of seeds to draw; give "
             "their runs two init_seeds"
         )
-    references = _references(factor)
-    handles = _definitions(factor["numeric"], f"{threshold:g}" if threshold else "threshold")
+    numeric, model = factor["numeric"], factor["factor"] == "model"
+    own = {point["value"] for point in points}
+    # Bars of ours have the paper's marks above them; its models have places of their own.
+    references = [
+        reference
+        for reference in _references(factor)
+        if numeric or model or own & reference.fractions.keys()
+    ]
+    limit = "threshold" if threshold is None else f"{threshold:g}"
+    handles = _definitions(limit, lines=numeric)
     counts = sorted({point["pairs"] for point in points})
     pairs = " to ".join(f"{count}" for count in dict.fromkeys((counts[0], counts[-1])))
     whiskers = f"lowest to highest of {pairs} pairs" if counts != [1] else "one pair of seeds each"
@@ -93,11 +96,7 @@ def factor_figure(factor: Mapping[str, Any], *, threshold: float | None) -> Figu
         marker = each.marker or "o"
         handles.append(Line2D([], [], marker=marker, mfc="white", label=each.label, **_HOLLOW))
     held = textwrap.wrap(f"Fixed: {held_text(factor)}", _LINE_CHARACTERS)
-    names = (
-        []
-        if factor["numeric"]
-        else _categories(points, references, extra=factor["factor"] == "model")
-    )
+    names = [] if numeric else _categories(points, references, extra=model)
     rows = -(-len(handles) // 2)
     # Below the axes: ticks and the name of the axis, or names of several lines.
     below = _SMALL_LINE * max(map(len, names)) if names else 0.4
@@ -114,7 +113,7 @@ def factor_figure(factor: Mapping[str, Any], *, threshold: float | None) -> Figu
         parse_math=False,
     )
     axes = style.add_axes(figure, 0.75, bottom, _WIDTH, _HEIGHT)
-    if factor["numeric"]:
+    if numeric:
         _curves(axes, points, references, linear=factor["factor"] == "layer")
         axes.set_xlabel(factor_title(factor))
     else:
@@ -152,7 +151,7 @@ def _references(factor: Mapping[str, Any]) -> list[_Reference]:
     return []
 
 
-def _definitions(lines: bool, threshold: str) -> list[Artist]:
+def _definitions(threshold: str, *, lines: bool) -> list[Artist]:
     """What the legend says of ours."""
     labels = {
         "shared_frac": f"shared: same partner, both ≥ {threshold}",
@@ -233,7 +232,7 @@ def _categories(
     names = [short_name(point["value"]) for point in points]
     if extra:
         names += [name for reference in references for name in reference.fractions]
-    width = int(_CHARACTERS * _WIDTH / len(names))
+    width = max(3, int(_CHARACTERS * _WIDTH / len(names)))
     return [_lines(name, width) for name in names]
 
 

@@ -153,6 +153,19 @@ def test_values_without_pairs_are_left_out(make_sweep):
         factor_figure(factor, threshold=None)
 
 
+def test_no_legend_for_marks_that_are_not_there(make_sweep):
+    changes = {
+        "a": {"hookpoint": "layers.6.self_attn"},
+        "b": {"hookpoint": "layers.6.input_layernorm"},
+    }
+    result = make_sweep({"base": {"hookpoint": "layers.6.post_attention_layernorm"}, **changes})
+    (factor,) = factors(result)["factors"]
+    figure = factor_figure(factor, threshold=0.0)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[-1] == "lowest to highest of 3 pairs"
+    assert "aligned: both cosines > 0" in labels
+
+
 def test_one_pair_each_has_no_whiskers_to_explain(make_sweep):
     two = {"init_seeds": (1, 2)}
     (factor,) = factors(make_sweep({"base": two, "k=8": {"sae.k": 8, **two}}))["factors"]
