@@ -80,6 +80,10 @@ class RunDir:
         """Encoder and decoder matching of a pair of seeds."""
         return self.root / "matchings" / hookpoint / f"seed{seeds[0]}-seed{seeds[1]}.{method}.npz"
 
+    def latents(self, hookpoint: str, *seeds: int) -> Path:
+        """What the latents of a seed, or of a pair of seeds, do on text."""
+        return self.root / "latents" / hookpoint / f"{'-'.join(f'seed{s}' for s in seeds)}.npz"
+
     def result(self, name: str) -> Path:
         """Numbers of one analysis."""
         return self.root / "results" / f"{name}.json"

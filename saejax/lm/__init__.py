@@ -15,13 +15,21 @@ from saejax.lm.hooks import (
     hookpoints,
     layers_needed,
 )
-from saejax.lm.load import Lm, lm_fingerprint, load_config, load_lm
+from saejax.lm.load import (
+    Lm,
+    Unembedding,
+    lm_fingerprint,
+    load_config,
+    load_lm,
+    load_unembedding,
+)
 from saejax.lm.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "DecoderConfig",
     "Lm",
     "Tokenizer",
+    "Unembedding",
     "check_hookpoint",
     "check_tokens",
     "cross_entropy",
@@ -33,6 +41,7 @@ __all__ = [
     "load_config",
     "load_lm",
     "load_tokenizer",
+    "load_unembedding",
     "logits",
     "make_capture",
     "token_losses",

@@ -1,9 +1,11 @@
 """A language model from a source: its configuration, weights and fingerprint."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float32
 
 from saejax.errors import InputError
 from saejax.lm.checkpoint import Checkpoint, fingerprint
@@ -95,15 +97,52 @@ def load_lm(
     with Progress("read model", total=total, unit="bytes") as progress:
 
         def read(name: str) -> np.ndarray:
-            tensor = checkpoint.tensors[name]
-            values = tensor.read()
-            if not np.isfinite(values).all():
-                raise InputError(f"{source}: tensor {name} has values that are not finite")
-            progress.advance(tensor.num_bytes)
+            values = _read(checkpoint, name, source)
+            progress.advance(checkpoint.tensors[name].num_bytes)
             return values
 
         model = build(config, read, num_layers=num_layers, dtype=dtype, placement=placement)
     return Lm(config=config, model=model, fingerprint=fingerprint(checkpoint.files))
+
+
+class Unembedding(NamedTuple):
+    """What turns the last residual stream into logits, W_U norm(x), without the norm's bias.
+
+    Attributes:
+      table: W_U [V, D].
+      norm_weight: [D] of the final norm.
+      centred: Whether the norm takes off the mean over the width, as a layer norm does.
+    """
+
+    table: Float32[np.ndarray, "V D"]
+    norm_weight: Float32[np.ndarray, " D"]
+    centred: bool
+
+
+def load_unembedding(source: str) -> Unembedding:
+    """Reads the final norm and the unembedding of a model, and nothing else of it.
+
+    Args:
+      source: As for `load_lm`.
+
+    Raises:
+      InputError: As `load_lm`, where these tensors are concerned.
+    """
+    checkpoint = _open(source)
+    config = checkpoint.config
+    table = f"{config.embedding}.weight" if config.tie_embeddings else "lm_head.weight"
+    table_VD, norm_D = (
+        np.asarray(_read(checkpoint, name, source), np.float32)
+        for name in (table, f"{config.final_norm}.weight")
+    )
+    return Unembedding(table_VD, norm_D, centred="bias" in config.norm_tensors)
+
+
+def _read(checkpoint: Checkpoint, name: str, source: str) -> np.ndarray:
+    values = checkpoint.tensors[name].read()
+    if not np.isfinite(values).all():
+        raise InputError(f"{source}: tensor {name} has values that are not finite")
+    return values
 
 
 def _open(source: str) -> Checkpoint:

@@ -114,6 +114,22 @@ def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
       >>> saejax.decode(sae, codes).tolist()
       [[3.0, 0.0]]
     """
+    return Codes(*sparse.top_k(_all_codes(sae, x_BD), min(sae.k, sae.num_latents)))
+
+
+@jax.jit
+def encode_dense(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
+    """The same codes as a matrix with zeros: [B, N], so pass large inputs in pieces."""
+    code_BN = _all_codes(sae, x_BD)
+    if sae.k >= sae.num_latents:
+        return code_BN
+    value_BK, index_BK = sparse.top_k(code_BN, sae.k)
+    rows_B1 = jnp.arange(len(x_BD))[:, None]
+    return jnp.zeros_like(code_BN).at[rows_B1, index_BK].set(value_BK)
+
+
+def _all_codes(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
+    """Codes before the k largest are chosen."""
     if sae.token_norm:
         x_BD = x_BD * token_scale(x_BD)
     w_enc_DN, b_enc_N = map(jnp.asarray, (sae.w_enc, sae.b_enc))
@@ -126,7 +142,7 @@ def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
         r_mag_N, b_mag_N = jnp.asarray(sae.r_mag), jnp.asarray(sae.b_mag)
         magnitude_BN = (pre_BN - b_enc_N[None]) * jnp.exp(r_mag_N)[None] + b_mag_N[None]
         code_BN = jnp.where(pre_BN > 0, jax.nn.relu(magnitude_BN), 0.0)
-    return Codes(*sparse.top_k(code_BN, min(sae.k, sae.num_latents)))
+    return code_BN
 
 
 @jax.jit
