@@ -18,13 +18,18 @@ from matplotlib.figure import Figure
 from saejax.analysis.ambiguity import ambiguity
 from saejax.files import atomic_write
 from saejax.progress import Progress
-from saejax.report import style, wording
+from saejax.report import paper, style, wording
 from saejax.report.browser import Browser, latent_browser
 from saejax.report.figures import cosine_scatter, threshold_curves, training_curves
 from saejax.report.run_files import Pair, Run, load_comparison, read_run
 from saejax.rundir import RunDir
 
 _THRESHOLDS = np.linspace(0, 1, 101)
+_PUBLISHED = {
+    "shared": paper.SHARED_FRAC,
+    "aligned": paper.ALIGNED_FRAC,
+    "nearest": paper.MAX_COSINE_FRAC,
+}
 _ARCHITECTURES = {"topk": "TopK"}
 
 
@@ -146,6 +151,7 @@ def _section(run: Run, pairs: list[Pair], numbers: Iterator[int], progress: Prog
         {label: np.array(fraction_PT) for label, fraction_PT in curves.items()},
         threshold=threshold,
         title=title,
+        published=_PUBLISHED,
     )
     name = f"thresholds.{hookpoint}.{method}"
     picture = _picture(figure, run.path, name, next(numbers), title, progress)
