@@ -1,4 +1,4 @@
-"""Evaluates autoencoders on text that they were not trained on, also inside the language model.
+r"""Evaluates autoencoders on text that they were not trained on, also inside the language model.
 
     python experiments/evaluate.py --run=runs/quickstart
 
@@ -18,14 +18,15 @@ What training left out of each window, as its first tokens, keeps its activation
 nowhere. saejax/analysis/evaluation.py defines the numbers, and says which are those of SAELens
 and dictionary_learning. Everything goes to results/evaluate.json of the run, or to --out.
 
-The whole model runs once for each autoencoder and three times besides: about 10 minutes for three
-seeds and 50,000 tokens of SmolLM2-135M on two cores.
+The whole model runs once for each autoencoder and three times besides. From its operations, three
+seeds and 50,000 tokens of SmolLM2-135M should take 10 minutes on two cores.
 """
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -49,7 +50,9 @@ flags.mark_flags_as_mutual_exclusive(["run", "sae"], required=True)
 _TEXT = flags.DEFINE_string(
     "text", None, "Text in any form of data.source, of which the first --tokens are used."
 )
-_TEXT_FIELD = flags.DEFINE_string("text_field", None, "Field or column of --text that holds it.")
+_TEXT_FIELD = flags.DEFINE_string(
+    "text_field", None, "Field or column of --text, text unless given."
+)
 _TOKENS = flags.DEFINE_integer("tokens", 50_000, "Tokens to use, rounded down to whole windows.")
 _BATCH_WINDOWS = flags.DEFINE_integer(
     "batch_windows",
@@ -124,15 +127,18 @@ def _from_run(run: RunDir) -> tuple[Config, dict[str | int, saejax.Sae]]:
 
 
 def _from_sae() -> tuple[Config, dict[str | int, saejax.Sae]]:
-    for flag in (_LM, _HOOKPOINT, _TEXT, _CONTEXT):
+    def needed(flag: flags.FlagHolder) -> Any:
         if flag.value is None:
             raise InputError(f"--{flag.name} is missing: --sae={_SAE.value} does not tell it")
-    sae = saejax.load_sae(_SAE.value)
+        return flag.value
+
+    needed(_TEXT)
+    sae = saejax.load_sae(needed(_SAE))
     cfg = Config(
-        hookpoint=_HOOKPOINT.value,
+        hookpoint=needed(_HOOKPOINT),
         target_hookpoint=_TARGET.value or "",
-        lm=LmConfig(source=_LM.value),
-        data=DataConfig(context_length=_CONTEXT.value),
+        lm=LmConfig(source=needed(_LM)),
+        data=DataConfig(context_length=needed(_CONTEXT)),
     )
     cfg.data.skip_tokens = cfg.data.skip_tokens if _SKIP.value is None else _SKIP.value
     cfg.data.bos = _BOS.value or cfg.data.bos

@@ -12,18 +12,26 @@ With data.activations=store the language model reads each text once, at all hook
 the first run; runs then train one after another. With data.activations=stream those that read the
 same tokens train at the same time, in one pass, with all states in memory. With two seeds or more
 the pairs of each run are matched. Called again, it does only what is missing; called with other
-values, it adds runs, and the table and figure show all.
+values, it adds runs, and tables and figures show all.
+
+Each setting that runs vary alone, around the run that most of them differ from in one, is a factor:
+results/factors.json, a table, and figures/factor.<name>.svg beside the paper's numbers.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from saejax import cli
+from saejax.analysis.factor_table import factor_table
+from saejax.analysis.factors import factors
 from saejax.errors import InputError
+from saejax.files import atomic_write
 from saejax.memory import keep_pages
 from saejax.report import write_report
+from saejax.report.factor_figures import factor_figure
 from saejax.report.style import write_figure
 from saejax.report.sweep import pareto_figure
 from saejax.run import overlap_run
@@ -57,8 +65,16 @@ def main(argv: Sequence[str]) -> None:
     result = collect(root)
     figure = pareto_figure(result, title="Variance unexplained against active latents")
     write_figure(figure, root / "figures", "pareto")
-    print(sweep_table(result))
-    print(f"results: {root / 'results' / 'sweep.json'}, figure: {root / 'figures' / 'pareto.svg'}")
+    found = factors(result)
+    with atomic_write(root / "results" / "factors.json") as file:
+        file.write(json.dumps(found, indent=2).encode() + b"\n")
+    for factor in found["factors"]:
+        if sum(point["pairs"] > 0 for point in factor["points"]) > 1:
+            name = ".".join(filter(None, ("factor", factor["factor"], factor["series"])))
+            drawn = factor_figure(factor, threshold=found["threshold"])
+            write_figure(drawn, root / "figures", name)
+    print(f"{sweep_table(result)}\n\n{factor_table(found)}\n")
+    print(f"results: {root / 'results'}, figures: {root / 'figures'}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from saejax.files import atomic_write
 from saejax.lm import expand_hookpoints, load_config
 from saejax.run import capture_store, train_together
 from saejax.rundir import RunDir, commit, versions
-from saejax.sae import Sae
+from saejax.sae.sae import Sae
 from saejax.train.metrics import NonFiniteError
 
 # What a step of runs in lockstep has in common: tokens, activations, devices.
@@ -195,10 +195,10 @@ def collect(root: Path) -> dict[str, Any]:
     """All finished runs of a sweep's directory, and writes them to `results/sweep.json`.
 
     Returns:
-      `varied`, the fields in which the runs differ, and `runs`: for each its name, the values of
-      these fields, and by seed the means over the last tenth of training of FVU, L0 and dead
-      fraction; `pairs`, the fractions of each pair of seeds by the first matching method, and
-      `shared_frac`, their mean, or None.
+      `varied`, the fields in which the runs differ; `common`, the values of all others; and
+      `runs`: for each its name, the values of the varied fields, and by seed the means over the
+      last tenth of training of FVU, L0 and dead fraction; `pairs`, the fractions of each pair of
+      seeds by the first matching method, and `shared_frac`, their mean, or None.
     """
     found: list[tuple[RunDir, Config]] = []
     for path in sorted(root.iterdir()):
@@ -209,13 +209,13 @@ def collect(root: Path) -> dict[str, Any]:
                 found.append((run, cfg))
     flat = [flatten(cfg) for _, cfg in found]
     varied = [path for path in (flat[0] if flat else {}) if _differ(f[path] for f in flat)]
+    common = {path: x for path, x in (flat[0] if flat else {}).items() if path not in varied}
     runs = [
         {"name": run.root.name, **{path: values[path] for path in varied}, **_numbers(run)}
         for (run, _), values in zip(found, flat, strict=True)
     ]
-    text = json.dumps(
-        {"varied": varied, "runs": runs, "commit": commit(), "versions": versions()}, indent=2
-    )
+    about = {"commit": commit(), "versions": versions()}
+    text = json.dumps({"varied": varied, "common": common, "runs": runs} | about, indent=2)
     with atomic_write(root / "results" / "sweep.json") as file:
         file.write(text.encode() + b"\n")
     return json.loads(text)

@@ -1,5 +1,6 @@
 """Eight fake CPU devices, strict ranks, repeatable hypothesis, no skipped parity tests in CI."""
 
+import itertools
 import json
 import os
 import random
@@ -15,8 +16,9 @@ os.environ["XLA_FLAGS"] = (
     f"--xla_force_host_platform_device_count=8 {os.environ.get('XLA_FLAGS', '')}".strip()
 )
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
@@ -28,6 +30,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from saejax.config import Config, DataConfig, LmConfig, MeshConfig, SaeConfig, TrainConfig
 from saejax.config_check import check
+from saejax.config_json import flatten
+from saejax.sweep import points
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -206,3 +210,96 @@ def run_two() -> Callable[..., list[str]]:
     that are given.
     """
     return _run_two
+
+
+@pytest.fixture(scope="session")
+def make_sweep() -> Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]]:
+    """Results of a sweep as `saejax.sweep.collect` gives them, made up but of a likely shape.
+
+    Called with the fields that each run changes in a base of 4,096 latents, k=32, a million tokens.
+    Each seed has an effect of its own, so that a pair's fractions depend on both.
+    """
+    base = Config(init_seeds=(1, 2, 3))
+    base.data.num_tokens, base.sae.num_latents = 1_000_000, 4096
+
+    def run(name: str, cfg: Config) -> dict[str, Any]:
+        rng = np.random.default_rng(list(name.encode()))
+        tokens = cfg.data.num_tokens * cfg.data.epochs * 255 // 256
+        layer = int(cfg.hookpoint.split(".")[1])
+        shared = 0.5 - 0.06 * np.log2(cfg.sae.num_latents / 4096) - 0.07 * np.log2(cfg.sae.k / 32)
+        shared += 0.1 * np.log2(tokens / 1e6) - 0.0008 * (layer - 14) ** 2
+        shared += {"topk": 0, "relu": 0.1, "gated": 0.15}[cfg.sae.arch]
+        shared = np.clip(shared, 0.03, 0.9)
+        effect = dict(zip(cfg.init_seeds, rng.normal(0, 0.01, 9), strict=False))
+        pairs = []
+        for i, j in itertools.combinations(cfg.init_seeds, 2):
+            frac = float(np.clip(shared + effect[i] + effect[j], 0, 1))
+            pairs.append(
+                {
+                    "seeds": [i, j],
+                    "method": "exact",
+                    "threshold": 0.7,
+                    "shared_frac": frac,
+                    "aligned_frac": min(1.0, 1.02 * frac),
+                    "decoder_frac": frac + 0.15 * (1 - frac),
+                    "agreement_frac": frac + 0.6 * (1 - frac),
+                    "max_cosine_frac": min(1.0, 1.06 * frac),
+                    "mean_cosine": {
+                        "decoder_matched": 0.4 + frac / 2,
+                        "encoder_matched": 0.35 + frac / 2,
+                        "decoder_max": 0.45 + frac / 2,
+                        "encoder_max": 0.4 + frac / 2,
+                    },
+                    "certified": True,
+                }
+            )
+        shared_frac = float(np.mean([p["shared_frac"] for p in pairs])) if pairs else None
+        of_seeds = [0.4 + 0.3 * (1 - shared) + 0.1 * effect[seed] for seed in cfg.init_seeds]
+        return {
+            "name": name,
+            "fvu": [float(x) for x in of_seeds],
+            "l0": [float(cfg.sae.k)] * len(of_seeds),
+            "dead_frac": [0.02] * len(of_seeds),
+            "tokens": tokens,
+            "pairs": pairs,
+            "shared_frac": shared_frac,
+        }
+
+    def make(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        configs = dict(sorted(points(base, changes).items()))
+        flat = [flatten(cfg) for cfg in configs.values()]
+        varied = [path for path in flat[0] if any(f[path] != flat[0][path] for f in flat)]
+        runs = [
+            {**run(name, cfg), **{path: each[path] for path in varied}}
+            for (name, cfg), each in zip(configs.items(), flat, strict=True)
+        ]
+        common = {path: value for path, value in flat[0].items() if path not in varied}
+        made = {"varied": varied, "common": common, "runs": runs}
+        return json.loads(json.dumps(made | {"commit": "c", "versions": {}}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def replication() -> dict[str, dict[str, Any]]:
+    """The runs of configs/replication.py, two other models, and one that changes two things."""
+    free = {"sae.unit_decoder": False, "train.input_scaling": "sqrt_width"}
+    return {
+        "base": {"init_seeds": tuple(range(1, 10))},
+        **{f"latents={n}": {"sae.num_latents": n} for n in (256, 1024, 16_384)},
+        **{f"k={k}": {"sae.k": k} for k in (8, 16, 64, 128)},
+        "tokens=0.1M": {"data.num_tokens": 100_000},
+        "tokens=0.3M": {"data.num_tokens": 300_000},
+        **{f"epochs={n}": {"data.epochs": n} for n in (3, 10)},
+        **{
+            f"hookpoint=layers.{layer}{part}": {"hookpoint": f"layers.{layer}{part}"}
+            for part in (".mlp", "")
+            for layer in (2, 6, 14, 25)
+            if (layer, part) != (6, ".mlp")
+        },
+        "relu": {"sae.arch": "relu", "sae.sparsity_coefficient": 3.0, **free},
+        "gated": {"sae.arch": "gated", "sae.sparsity_coefficient": 3.0, **free},
+        "gpt2": {"lm.source": "openai-community/gpt2", "hookpoint": "h.6.mlp"},
+        "pythia": {"lm.source": "EleutherAI/pythia-160m", "sae.num_latents": 8192},
+        "k=64, 1024 latents": {"sae.k": 64, "sae.num_latents": 1024},
+    }

@@ -224,6 +224,8 @@ def test_numbers_and_table(configs, tmp_path):
     result = collect(tmp_path)
     assert json.loads((tmp_path / "results" / "sweep.json").read_text()) == result
     assert result["varied"] == ["init_seeds", "sae.k"]
+    assert result["common"]["sae.num_latents"] == 32
+    assert not result["common"].keys() & set(result["varied"])
     one, pair = result["runs"]
     assert (one["sae.k"], pair["sae.k"]) == (4, 2)
     lines = [json.loads(x) for x in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
@@ -300,5 +302,9 @@ def test_script(cfg, tmp_path):
     done = subprocess.run([*command, "--vary=sae.k=2,4"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == ["run", "k=2", "k=4"]
-    for name in ("results/sweep.json", "figures/pareto.svg", "k=2/report.html"):
+    assert "k, active latents per token: shared" in done.stdout
+    for name in (
+        *("results/sweep.json", "figures/pareto.svg", "k=2/report.html"),
+        *("results/factors.json", "figures/factor.k.svg", "figures/factor.k.png"),
+    ):
         assert (tmp_path / "sweep" / name).is_file(), name

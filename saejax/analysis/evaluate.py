@@ -98,7 +98,7 @@ def evaluate(
         spliced = splice(lm, batch.tokens, target, y_RBLE)
         predicts_BL = np.asarray(batch.count[:, :-1])
         sums = Sums(
-            tokens=batch.count.sum(axis=1),
+            tokens=np.asarray(batch.count.sum(axis=1)),
             predictions=predicts_BL.sum(axis=1),
             variance=_variance(batch, mean_E),
             error=np.stack([each.error for each in found]),

@@ -24,7 +24,11 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Replaced:
-    """The model's predictions with its activations at the hook point replaced, in nats a token."""
+    """The model's predictions with its activations at the hook point replaced, in nats a token.
+
+    SAELens' `ce_loss_with_sae`, `ce_loss_with_ablation` (by zeros) and `kl_div_with_sae`, where
+    every position is replaced. Sparsify can train on such losses and evaluates none.
+    """
 
     cross_entropy: Estimate  # -log p(next token)
     increase: Estimate  # over the model as it is, of the same tokens
@@ -37,15 +41,16 @@ class Scores:
 
     Attributes:
       fvu: sum ||e||^2 / sum ||y - mean(y)||^2, the mean being that of all tokens evaluated.
-        Training, as sparsify, takes the mean of a batch. SAELens' `explained_variance` is 1 - FVU.
+        Training, as sparsify, takes the mean of a batch, and with input_scaling="per_token" scaled
+        activations. SAELens' `explained_variance` is 1 - FVU.
       explained_variance: 1 - sum ||e - mean(e)||^2 / sum ||y - mean(y)||^2, which forgives a
         constant error; dictionary_learning's `frac_variance_explained`, there batch by batch.
       l0: Active latents per token.
       dead_frac: Latents that were active on none of the tokens evaluated.
       spliced: Predictions with y_hat in place of y.
       loss_recovered_zero: (CE_zero - CE_sae) / (CE_zero - CE), with zeros in place of y; None
-        where these do not raise the loss. SAELens' `ce_loss_score`, where zeros also replace what
-        is left out here; dictionary_learning's `frac_recovered`, a mean of ratios of batches.
+        where these do not raise the loss. SAELens' `ce_loss_score`; dictionary_learning's
+        `frac_recovered`, which is a mean of ratios of batches. Both replace every position.
       loss_recovered_mean: The same with mean(y) in place of y; neither has it.
     """
 
@@ -105,7 +110,7 @@ def from_sums(
       uses_SN: [N] for each autoencoder, on how many positions each latent was active.
 
     Raises:
-      InputError: If something is not finite, or all activations are the same.
+      InputError: If something is not finite, or there is nothing to divide by.
     """
     if not (np.isfinite(sums.variance).all() and np.isfinite(sums.loss).all()):
         raise InputError(
@@ -119,8 +124,11 @@ def from_sums(
                 "them, are not finite; look for weights that are not"
             )
     num_tokens, variance = sums.tokens.sum(), sums.variance.sum()
-    if variance == 0:
-        raise InputError("all activations on this text are the same: evaluate on more of it")
+    if not (variance and sums.predictions.sum()):
+        raise InputError(
+            "all activations on this text are the same, or no position that counts has a next "
+            "token: evaluate on more text"
+        )
     replaced = [
         Replaced(
             cross_entropy=ratio(loss_W, sums.predictions),

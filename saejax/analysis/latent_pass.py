@@ -1,9 +1,9 @@
 """One pass over windows of text that sums up what the latents of all seeds do, and can go on.
 
-A window is encoded in segments of at most 256 tokens, with the tokens around it that contexts
-need, so that the codes of all seeds are held for one segment at a time: S x 280 x N floats, and
-about as many again for a pair (N = 1,024: 1 MB each; 131,072: 147 MB each). What is kept between
-batches takes 380 bytes a latent and seed.
+A window is encoded in segments of at most 256 tokens, with the 24 tokens around it that contexts
+need, so that the codes of all seeds are held for one segment at a time: S x 280 x N floats, and at
+most as many again for each pair (280 x N floats are 1 MB at N = 1,024 and 147 MB at 131,072). What
+is kept between batches is 396 bytes a latent and seed, and 16 a latent and pair.
 
 Dimension letters: S seeds, B windows of a batch, L tokens of a window, T tokens of a segment with
 those around it, D activation width, N latents.

@@ -75,13 +75,19 @@ def describe_latents(
       Interrupted: After Ctrl-C or SIGTERM, with the work saved.
     """
     text = open_text(cfg)
+    for seed, sae in saes.items():
+        if {sae.d_model, sae.d_out} != {text.width}:
+            raise InputError(
+                f"seed {seed} maps width {sae.d_model} to {sae.d_out}, but {cfg.lm.source} has "
+                f"width {text.width}: they do not belong together"
+            )
     numbers = _chosen(cfg, text, num_tokens)
     comparisons = _comparisons(cfg, run, saes)
     inputs = _inputs(cfg, text, numbers, saes, comparisons)
     if (known := _known(cfg, run, inputs, saes, comparisons)) is not None:
         return known
-    partial = run.latents(cfg.hookpoint).with_name("partial.npz")
     seeds = list(saes)
+    partial = run.latents(cfg.hookpoint, seeds[0]).with_name("partial.npz")
     pairs = [
         Pair(seeds.index(i), seeds.index(j), comparison.decoder.target)
         for (i, j), comparison in comparisons.items()
@@ -151,14 +157,11 @@ def _comparisons(cfg: Config, run: RunDir, saes: Mapping[int, Sae]) -> Compariso
             missing.append("{}-{}".format(*pair))
             continue
         target_N = found[pair].decoder.target
-        sizes = tuple(saes[seed].num_latents for seed in pair)
-        if (
-            len(target_N),
-            len(target_N),
-        ) != sizes or not 0 <= target_N.min() <= target_N.max() < sizes[1]:
+        count, others = (saes[seed].num_latents for seed in pair)
+        if len(target_N) != count or target_N.min() < 0 or target_N.max() >= others:
             raise InputError(
-                f"{maxima.parent}: the matching of seeds {pair} does not pair {sizes[0]} with "
-                f"{sizes[1]} latents: delete it and run experiments/seed_overlap.py"
+                f"{maxima.parent}: the matching of seeds {pair} does not pair {count} with "
+                f"{others} latents: delete it and run experiments/seed_overlap.py"
             )
     if missing:
         warnings.warn(
@@ -178,8 +181,10 @@ def _inputs(
 ) -> str:
     """A checksum of everything that decides the results."""
     pairs = list(comparisons)
-    named = [_FORMAT, dataclasses.asdict(cfg), text.tokens_sha256, len(numbers), list(saes), pairs]
+    named = [_FORMAT, dataclasses.asdict(cfg), list(saes), pairs]
     sha256 = hashlib.sha256(json.dumps(named).encode())
+    for number in numbers:
+        sha256.update(text.windows[int(number)].data)
     for array in jax.tree.leaves(list(saes.values())):
         sha256.update(np.ascontiguousarray(array).data)
     for comparison in comparisons.values():

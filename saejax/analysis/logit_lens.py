@@ -54,8 +54,8 @@ def logit_lens(
 ) -> LogitLens:
     """Reads the rows of a decoder as they are, not normalised.
 
-    Cost: N D V multiplications. Memory: two copies of the unembedding [V, D] in float32 at first,
-    then one, and the logits of 256 latents.
+    Cost: N D V multiplications. Memory: the unembedding [V, D] in float32 on the device, and the
+    logits of 256 latents with as much again to choose from them.
 
     Args:
       w_dec_ND: The decoder.
@@ -63,12 +63,11 @@ def logit_lens(
       count: P, at most V.
       progress: Advances by N latents.
     """
-    table_VD = unembedding.table * unembedding.norm_weight[None]
-    if unembedding.centred:
-        # W (d - mean(d)) = (W - its row means) d.
-        table_VD = table_VD - table_VD.mean(axis=1, keepdims=True)
-    table_VD = jnp.asarray(table_VD)
     rows_ND = np.asarray(w_dec_ND, np.float32)
+    if unembedding.centred:
+        rows_ND = rows_ND - rows_ND.mean(axis=1, keepdims=True)
+    rows_ND = rows_ND * unembedding.norm_weight[None]
+    table_VD = jnp.asarray(unembedding.table)
     tile = min(_TILE, len(rows_ND))
     found = []
     for start in range(0, len(rows_ND), tile):

@@ -66,7 +66,9 @@ def chance_cosine(num_latents: int, width: int, *, threshold: float) -> ChanceCo
       Machine Learning Research 14, section 2.
     """
     if num_latents < 1 or width < 2:
-        raise InputError(f"num_latents={num_latents}, width={width}: needs a direction, of width 2 at least")
+        raise InputError(
+            f"num_latents={num_latents}, width={width}: needs a direction, of width 2 at least"
+        )
     if not -1 <= threshold <= 1:
         raise InputError(f"threshold={threshold}: a cosine is in [-1, 1]; the paper uses 0.7")
     a = (width - 1) / 2

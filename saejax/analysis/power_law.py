@@ -20,7 +20,7 @@ _LEAST_FALL = 1e-13
 # Steps of 4 % of the exponent, between which the residual has one minimum.
 _GRID = 400
 
-# Residuals for [G, P] powers k^-b, as the best offset c [G] and factor a [G] of each row.
+# From powers k^-b [G, P] and fractions [P] to the best offset c [G] and factor a [G] of each row.
 _Linear = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -40,12 +40,6 @@ class Fit(NamedTuple):
     interval: dict[str, tuple[float, float] | None]  # of each; None where it is on a bound
     rss: float  # residual sum of squares
     num_points: int
-
-    def at(self, num_saes: float) -> float:
-        """The curve at k = num_saes."""
-        return self.parameters.get("c", 0.0) + self.parameters["a"] * num_saes ** (
-            -self.parameters["b"]
-        )
 
     @property
     def aic(self) -> float | None:

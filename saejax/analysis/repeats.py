@@ -12,7 +12,7 @@ from saejax.errors import InputError
 class Repeats(NamedTuple):
     """How far being shared is a property of the latent, not of the pair of seeds.
 
-    Were every pair's sharing independent, the first three would be equal.
+    Were it a coin toss for each latent and seed, the first three would be equal.
     """
 
     shared_frac: float  # mean over pairs

@@ -50,14 +50,14 @@ class Text(NamedTuple):
     Attributes:
       windows: Token ids.
       tokenizer: Of the model.
-      tokens_sha256: Checksum of the ids of all windows.
       tokens_per_window: L, without `data.skip_tokens`.
+      width: D, of the model.
     """
 
     windows: Windows
     tokenizer: Tokenizer
-    tokens_sha256: str
     tokens_per_window: int
+    width: int
 
 
 def open_text(cfg: Config) -> Text:
@@ -70,7 +70,7 @@ def open_text(cfg: Config) -> Text:
     lm_config = load_config(cfg.lm.source)
     windows_WL = read_windows(cfg.data, tokenizer, vocab_size=lm_config.vocab_size)
     kept = cfg.data.context_length - cfg.data.skip_tokens
-    return Text(windows_WL, tokenizer, tokens_sha256(windows_WL), kept)
+    return Text(windows_WL, tokenizer, kept, lm_config.d_model)
 
 
 def open_reader(cfg: Config, run: RunDir, text: Text) -> tuple[Read, str]:
@@ -119,7 +119,7 @@ def _is_whole(cfg: Config, path: Path, text: Text) -> bool:
     header = read_header(path)
     decisive = {name: value for name, value in flatten(cfg).items() if name in header}
     made_from = {
-        "tokens_sha256": text.tokens_sha256,
+        "tokens_sha256": tokens_sha256(text.windows),
         "lm_fingerprint": lm_fingerprint(cfg.lm.source),
     }
     check_header(path, header, header | decisive | made_from)

@@ -36,7 +36,7 @@ _LATENT_AXIS = {
     "up_proj": 1,
     "query_key_value": 1,
     "dense_h_to_4h": 1,
-    "c_attn": 1,
+    "c_attn": 1,  # q, k and v one after the other: heads are exchanged after the product
     "c_fc": 1,
     "o_proj": 0,
     "down_proj": 0,
@@ -101,8 +101,8 @@ class Placement:
         if not self.split:
             return self._constrained(embedded_BLD, self._shared(windows, DATA, SEED, LATENT))
         # Devices look up their columns of all windows, and then exchange these for all columns of
-        # their windows: otherwise the whole table would be gathered. In two steps, as the compiler
-        # does not find the exchange in one.
+        # their windows: the compiler might gather the whole table. In two steps, as it does not
+        # find the exchange in one.
         owned = self._shared(windows, DATA, SEED)
         embedded_BLD = self._constrained(embedded_BLD, None, None, self._all(width))
         embedded_BLD = self._constrained(embedded_BLD, owned, None, self._shared(width, LATENT))

@@ -5,7 +5,7 @@ S seeds.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, MultipleLocator, Percen
 from scipy.ndimage import gaussian_filter
 
 from saejax.errors import InputError
-from saejax.report import style
+from saejax.report import paper, style
 from saejax.report.run_files import Metrics
 
 # Histograms count cosines in bins of 0.02, of which 0 and the usual thresholds are edges.
@@ -200,6 +200,7 @@ def threshold_curves(
     *,
     threshold: float,
     title: str,
+    published: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """The fraction of latents with a counterpart, for every threshold on the cosine.
 
@@ -210,6 +211,7 @@ def threshold_curves(
         the range over pairs a band.
       threshold: The threshold of the run, marked.
       title: Printed as it is, above the figure.
+      published: The paper's fractions at `paper.THRESHOLDS`, by label of the definition.
 
     Raises:
       InputError: For no pairs, or fractions that are NaN or outside [0, 1].
@@ -229,6 +231,16 @@ def threshold_curves(
         axes.fill_between(thresholds, low_T, high_T, color=colour, alpha=0.15, lw=0)
         axes.plot(thresholds, fraction_PT.T, color=colour, lw=0.5, alpha=0.4)
         axes.plot(thresholds, fraction_PT.mean(axis=0), color=colour, ls=dash, lw=2, label=label)
+    for (label, fraction_T), marker in zip((published or {}).items(), "os^", strict=False):
+        axes.plot(
+            paper.THRESHOLDS,
+            fraction_T,
+            marker,
+            ms=5,
+            mfc="none",
+            color=style.GREY,
+            label=f"{label}, paper",
+        )
     axes.axvline(threshold, color=style.INK, lw=0.9, ls=style.THRESHOLD_LINE)
     axes.set(
         xlim=(thresholds[0], thresholds[-1]),

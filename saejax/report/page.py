@@ -7,7 +7,6 @@ import base64
 import os
 import statistics
 from collections.abc import Iterator
-from importlib import resources
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +18,19 @@ from matplotlib.figure import Figure
 from saejax.analysis.ambiguity import ambiguity
 from saejax.files import atomic_write
 from saejax.progress import Progress
-from saejax.report import style, wording
+from saejax.report import paper, style, wording
 from saejax.report.analyses import Analyses, read_analyses, seed_figures
+from saejax.report.browser import Browser, latent_browser
 from saejax.report.figures import cosine_scatter, threshold_curves, training_curves
 from saejax.report.run_files import Pair, Run, load_comparison, read_run
 from saejax.rundir import RunDir
 
 _THRESHOLDS = np.linspace(0, 1, 101)
+_PUBLISHED = {
+    "shared": paper.SHARED_FRAC,
+    "aligned": paper.ALIGNED_FRAC,
+    "nearest": paper.MAX_COSINE_FRAC,
+}
 _ARCHITECTURES = {"topk": "TopK"}
 
 
@@ -71,13 +76,14 @@ class Section(NamedTuple):
 def write_report(run_dir: str | os.PathLike) -> Path:
     """Writes `report.html` and `figures/*.{svg,png}` into a run directory.
 
-    The page needs no other file, no network and no JavaScript. A run that is trained but not
-    yet matched gets a page about its training that says what is missing. The same inputs give
-    the same bytes.
+    The page needs no other file, no network and, but for its latent browser, no JavaScript. The
+    browser shows each pair by one method, the configuration's first, and of `latents/` what is
+    there. A run that is trained but not yet matched gets a page about its training that says
+    what is missing. The same inputs give the same bytes.
 
     Args:
       run_dir: A run directory with config.json, versions.json and metrics.jsonl; and, once
-        matched, results/overlap.json and matchings/.
+        matched, results/overlap.json and matchings/; once analysed, latents/.
 
     Returns:
       The path of report.html.
@@ -113,11 +119,21 @@ def write_report(run_dir: str | os.PathLike) -> Path:
         training = _picture(
             training_curves(run.metrics), run.path, "training", next(numbers), "Training", progress
         )
+    pairs = [pair for hookpoint in hookpoints for pair in _browsed(run, hookpoint, sections)]
+    browser = latent_browser(run, pairs) if pairs else None
     path = RunDir(run.path).report
     with atomic_write(path) as file:
         # A lone surrogate, which JSON can carry, has no UTF-8 form.
-        file.write(_render(run, sections, training).encode("utf-8", errors="replace"))
+        file.write(_render(run, sections, training, browser).encode("utf-8", errors="replace"))
     return path
+
+
+def _browsed(run: Run, hookpoint: str, sections: list[Section]) -> tuple[Pair, ...]:
+    """The pairs of the method that `latents/` was made with: the configuration's first."""
+    methods = run.config.match.methods
+    at_hookpoint = [section for section in sections if section.hookpoint == hookpoint]
+    known = [section for section in at_hookpoint if section.method in methods]
+    return min(known, key=lambda s: methods.index(s.method), default=at_hookpoint[0]).pairs
 
 
 def _section(
@@ -152,6 +168,7 @@ def _section(
         {label: np.array(fraction_PT) for label, fraction_PT in curves.items()},
         threshold=threshold,
         title=title,
+        published=_PUBLISHED,
     )
     name = f"thresholds.{hookpoint}.{method}"
     picture = _picture(figure, run.path, name, next(numbers), title, progress)
@@ -200,15 +217,18 @@ def _picture(
     )
 
 
-def _render(run: Run, sections: list[Section], training: Picture) -> str:
+def _render(run: Run, sections: list[Section], training: Picture, browser: Browser | None) -> str:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("saejax.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "percent": wording.percent,
         "mean": statistics.fmean,
     }
-    template = resources.files("saejax.report").joinpath("report.html.j2")
     config, metrics = run.config, run.metrics
     name = run.path.resolve().name
     headline_pairs = sections[0].pairs if sections else ()
@@ -229,7 +249,7 @@ def _render(run: Run, sections: list[Section], training: Picture) -> str:
     versions = dict(run.versions)
     if run.analysis_commit not in (None, versions.get("commit")):
         versions["commit of the analysis"] = run.analysis_commit
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    return environment.get_template("report.html.j2").render(
         name=name,
         headline=wording.headline(run, headline_pairs),
         certainty=wording.certainty(headline_pairs) if headline_pairs else None,
@@ -240,6 +260,7 @@ def _render(run: Run, sections: list[Section], training: Picture) -> str:
         facts=facts,
         sections=sections,
         training=training,
+        browser=browser,
         metrics=metrics,
         settings=wording.settings(config),
         versions=versions,

@@ -1,11 +1,14 @@
 """The figure of a sweep: what each run explains against how many latents it uses."""
 
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from saejax.analysis.factor_table import short_name
 from saejax.errors import InputError
 from saejax.report import style
 
@@ -21,8 +24,8 @@ _COLOURS = (
     style.BLACK,
 )
 _MARKERS = "osD^vPX"
-# More would leave the page where a label names several fields.
-_LEGEND_COLUMNS = 2
+# Characters of a label in a legend of one column, and of two.
+_LONGEST_LABEL, _SHORT_LABEL = 70, 32
 
 
 def pareto_figure(result: dict[str, Any], *, title: str = "") -> Figure:
@@ -37,27 +40,42 @@ def pareto_figure(result: dict[str, Any], *, title: str = "") -> Figure:
     """
     if not result["runs"]:
         raise InputError("the sweep has no finished run to draw")
-    kinds = [path for path in result["varied"] if path not in _ALONG]
+    kinds = [path for path in result["varied"] if path not in (*_ALONG, "init_seeds")]
     curves: dict[str, list[tuple[float, float]]] = {}
-    for run in result["runs"]:
-        label = ", ".join(_described(path, run[path]) for path in kinds)
+    for run, label in zip(result["runs"], _labels(result["runs"], kinds), strict=True):
         curves.setdefault(label, []).append((np.mean(run["l0"]), np.mean(run["fvu"])))
-    rows = -(-len(curves) // _LEGEND_COLUMNS) if len(curves) > 1 else 0
+    columns = 2 if max(map(len, curves)) <= _SHORT_LABEL else 1
+    rows = -(-len(curves) // columns) if len(curves) > 1 else 0
     figure = style.new_figure(3.6 + 0.2 * rows, title)
     axes = style.add_axes(figure, 0.7, 0.55 + 0.2 * rows, 4.7, 2.6)
     for i, (label, points) in enumerate(curves.items()):
-        colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+        # Of as many markers as colours: another pair for each of 49 curves.
+        turn, colour = divmod(i, len(_COLOURS))
+        marker = _MARKERS[(colour + turn) % len(_MARKERS)]
         l0, fvu = zip(*sorted(points), strict=True)
-        axes.plot(l0, fvu, "-", color=colour, marker=marker, ms=5, label=label)
+        axes.plot(l0, fvu, "-", color=_COLOURS[colour], marker=marker, ms=5, label=label)
     axes.set(xscale="log", xlabel="L0, active latents per token", ylabel="FVU")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     if rows:
-        style.add_legend(figure, axes.get_lines(), 0.7, 0.05 + 0.2 * rows, columns=_LEGEND_COLUMNS)
+        style.add_legend(figure, axes.get_lines(), 0.1, 0.05 + 0.2 * rows, columns=columns)
     return figure
+
+
+def _labels(runs: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
+    """What sets each run apart: all values, or, where these are too long, the unusual ones."""
+    values = [{path: _described(path, run[path]) for path in kinds} for run in runs]
+    whole = [", ".join(each.values()) for each in values]
+    if max(map(len, whole)) <= _LONGEST_LABEL:
+        return whole
+    usual = {path: statistics.mode(each[path] for each in values) for path in kinds}
+    return [
+        ", ".join(text for path, text in each.items() if text != usual[path]) or "all others"
+        for each in values
+    ]
 
 
 def _described(path: str, value: Any) -> str:
     """A value as it stands in a legend: with the name of its field unless it says enough itself."""
-    return value if isinstance(value, str) else f"{path.rpartition('.')[2]} {value}"
+    return short_name(value) if isinstance(value, str) else f"{path.rpartition('.')[2]} {value}"

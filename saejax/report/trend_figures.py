@@ -69,9 +69,10 @@ def trend_figure(
         if "c" in values:
             axes.axhline(asymptote, color=colour, lw=0.9, ls=style.THRESHOLD_LINE)
     dots = np.array([row["only_in_base_frac"] for row in rows])
+    # A mean of equal numbers may differ from them in its last digit, and lengths are not negative.
     reach = [
-        dots - [row["lowest_base"] for row in rows],
-        [row["highest_base"] for row in rows] - dots,
+        np.maximum(dots - [row["lowest_base"] for row in rows], 0),
+        np.maximum([row["highest_base"] for row in rows] - dots, 0),
     ]
     axes.errorbar(num_saes, dots, yerr=reach, fmt="o", color=style.INK, ms=4, lw=1, capsize=3)
     label = "this result; bars: lowest and highest base"
@@ -85,9 +86,10 @@ def trend_figure(
         ms=6,
         label=f"{paper.CITATION}: Pythia-160M, both cosines > 0.7",
     )
+    top = max(dots.max() + reach[1].max(), max(paper.ONLY_IN_BASE_FRAC.values()))
     axes.set(
         xlim=(1.7, last + 0.3),
-        ylim=(-0.015, None),  # A dot at 0 is drawn whole.
+        ylim=(-0.015, top + 0.02),  # The lowest and the highest dot are drawn whole.
         xlabel="autoencoders, base included",
         ylabel="latents only in the base",
     )

@@ -133,6 +133,42 @@ def missing(run: Run) -> str | None:
     )
 
 
+def missing_latents(files: Sequence[str], run_name: str) -> str:
+    """What makes the files that the latent browser lacks, which are given by their names."""
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    run = shlex.quote(f"runs/{run_name}")
+    return (
+        "Text snippets, logit-lens tokens, firing rates, co-firing and runner-up partners are not "
+        f"all here: there is no {', '.join(files[:3])}{more}. They are made by python "
+        f"experiments/analyze.py --run={run}; then python experiments/report.py --run={run} "
+        "writes this page again."
+    )
+
+
+def left_out(
+    hookpoint: str,
+    *,
+    budget: int,
+    snippets: tuple[int, int],
+    latents: tuple[int, int],
+    first_seed: int,
+) -> str:
+    """What of the latents' descriptions is in the page, each given with how much there is."""
+    parts = []
+    if snippets[0] < snippets[1]:
+        parts.append(f"the {snippets[0]} strongest of {snippets[1]} snippets of a latent")
+    if latents[0] < latents[1]:
+        parts.append(
+            f"descriptions of the first {latents[0]:,} of {latents[1]:,} latents of seed "
+            f"{first_seed} and of their partners in the other seeds (the list has all latents)"
+        )
+    return (
+        f"To stay small ({budget / 2**20:.3g}{_NO_BREAK}MiB for the descriptions of latents at "
+        f"{hookpoint}), this page holds {', and '.join(parts)}. The rest is in "
+        f"latents/{hookpoint}/."
+    )
+
+
 def settings(config: Config) -> dict[str, dict[str, object]]:
     """Every field of a configuration, by its group; the fields of no group come first."""
     groups: dict[str, dict[str, object]] = {"run": {}}

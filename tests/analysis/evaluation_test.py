@@ -94,6 +94,7 @@ def test_record_and_table_tell_the_same():
     ("changes", "says"),
     [
         ({"variance": [0, 0]}, "are the same"),
+        ({"predictions": [0, 0]}, "no position that counts has a next token"),
         ({"loss": [np.nan, 1]}, "lm.dtype is bfloat16"),
         ({"error": [[1, 1], [np.inf, 1]]}, "autoencoder 2 of 2"),
     ],

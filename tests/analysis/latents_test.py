@@ -152,6 +152,9 @@ def test_bad_input_is_named(cfg, finished, tmp_path):
     small = saes[2].replace(w_dec=saes[2].w_dec[:-1])
     with pytest.raises(InputError, match=r"does not pair 32 with 31 latents: delete it"):
         describe_latents(cfg, run, {1: saes[1], 2: small})
+    wide = saes[2].replace(w_dec=np.zeros((32, 17), np.float32))
+    with pytest.raises(InputError, match=r"seed 2 maps width 16 to 17, but .* has width 16"):
+        describe_latents(cfg, run, {1: saes[1], 2: wide})
     for file, says in (
         (run.latents(HOOKPOINT, 1), "no such file; experiments/analyze.py writes it"),
         (run.matching(HOOKPOINT, (1, 2), "exact"), "cannot be read"),

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,15 @@ import pytest
 from saejax.analysis.compare import Comparison
 from saejax.config import Config
 from saejax.config_json import to_json
+from saejax.lm.tokenizer import load_tokenizer
 from saejax.matching import Certificate, Matching
 from saejax.matching.matching import Soft
 
 THRESHOLD = 0.7
 NUM_LATENTS = 64
 MakeRun = Callable[..., Path]
+Arrays = dict[str, np.ndarray]
+CONTEXTS, WIDTH, LENS, NEIGHBOURS = 6, 25, 8, 4
 
 
 def _comparison(rng: np.random.Generator, method: str) -> Comparison:
@@ -138,3 +141,66 @@ def make_run(tmp_path: Path) -> MakeRun:
         return run
 
     return make
+
+
+@pytest.fixture
+def add_latents(tiny_lm: Path) -> Callable[..., dict[str, Arrays]]:
+    """Writes made-up `latents/` into a run, and returns them by the names of their files."""
+    tokenizer = load_tokenizer(str(tiny_lm))
+
+    def one_seed(seed: int, phrases: Mapping[tuple[int, int], str]) -> Arrays:
+        rng = np.random.default_rng(seed)
+        shape = (NUM_LATENTS, CONTEXTS, WIDTH)
+        letters = tokenizer.encode_batch(["abcdefghij klmnop "])[0]
+        tokens_NCW = rng.choice(letters, shape).astype(np.int32)
+        for (of_seed, latent), phrase in phrases.items():
+            if of_seed == seed:
+                ids = tokenizer.encode_batch([phrase])[0][:WIDTH]
+                tokens_NCW[latent, 0] = -1
+                tokens_NCW[latent, 0, -len(ids) :] = ids
+        value_NCW = np.where(rng.random(shape) < 0.2, rng.random(shape), 0)
+        value_NCW[:, :, 16] = np.linspace(4, 2, CONTEXTS)
+        # One latent never fires.
+        tokens_NCW[0], value_NCW[0] = -1, 0
+        firings_N = rng.integers(1, 900, NUM_LATENTS)
+        firings_N[0] = 0
+        return {
+            "num_tokens": np.int64(1000),
+            "firings_N": firings_N,
+            "max_N": value_NCW.max(axis=(1, 2)).astype(np.float32),
+            "mean_N": np.where(firings_N > 0, 1.5, 0).astype(np.float32),
+            "context_tokens_NCW": tokens_NCW,
+            "context_values_NCW": value_NCW.astype(np.float16),
+            "promoted_NP": rng.integers(0, 250, (NUM_LATENTS, LENS), np.int32),
+            "suppressed_NP": rng.integers(0, 250, (NUM_LATENTS, LENS), np.int32),
+            "promoted_logit_NP": np.float32(3 * rng.random((NUM_LATENTS, LENS))),
+            "suppressed_logit_NP": np.float32(-rng.random((NUM_LATENTS, LENS))),
+        }
+
+    def one_pair(seeds: tuple[int, int]) -> Arrays:
+        rng = np.random.default_rng(sum(seeds))
+        shape = (NUM_LATENTS, NEIGHBOURS)
+        return {
+            "jaccard_N": rng.random(NUM_LATENTS, np.float32),
+            "correlation_N": rng.random(NUM_LATENTS, np.float32),
+            "both_N": rng.integers(0, 400, NUM_LATENTS),
+            "neighbour_NR": rng.integers(0, NUM_LATENTS, shape, np.int32),
+            "neighbour_cosine_NR": -np.sort(-rng.random(shape, np.float32), axis=1),
+        }
+
+    def add(
+        run: Path,
+        *,
+        seeds: Sequence[int] = (1, 2),
+        hookpoint: str = "layers.6.mlp",
+        phrases: Mapping[tuple[int, int], str] | None = None,
+    ) -> dict[str, Arrays]:
+        files = {f"seed{seed}": one_seed(seed, phrases or {}) for seed in seeds}
+        files |= {f"seed{i}-seed{j}": one_pair((i, j)) for i, j in itertools.combinations(seeds, 2)}
+        folder = run / "latents" / hookpoint
+        folder.mkdir(parents=True)
+        for name, arrays in files.items():
+            np.savez(folder / f"{name}.npz", **arrays)
+        return files
+
+    return add

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from saejax.errors import InputError
-from saejax.report import style
+from saejax.report import paper, style
 from saejax.report.figures import cosine_scatter, threshold_curves, training_curves
 from saejax.report.run_files import Metrics
 
@@ -168,6 +168,21 @@ def test_threshold_curves_show_mean_pairs_and_range():
         assert heights.max() == fraction_PT.max()
     assert set(_data(axes.get_lines()[-1])[0]) == {0.6}
     _draw(figure)
+
+
+def test_threshold_curves_show_the_papers_marks():
+    zeros = dict.fromkeys(("shared", "aligned", "nearest"), np.zeros((1, 2)))
+    (axes,) = threshold_curves(
+        np.array([0.0, 1]),
+        zeros,
+        threshold=0.7,
+        title="t",
+        published={"shared": paper.SHARED_FRAC, "aligned": paper.ALIGNED_FRAC},
+    ).axes
+    marks = {line.get_label(): line for line in axes.get_lines() if line.get_marker() in "os^"}
+    for name, fracs in (("shared", paper.SHARED_FRAC), ("aligned", paper.ALIGNED_FRAC)):
+        x, y = _data(marks[f"{name}, paper"])
+        assert (list(x), list(y)) == (list(paper.THRESHOLDS), list(fracs))
 
 
 @pytest.mark.parametrize("fraction", [np.nan, 1.1, -0.1])

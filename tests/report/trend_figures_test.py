@@ -73,6 +73,22 @@ def test_trend_without_fits(last):
     assert len([line for line in axes.get_lines() if len(line.get_xdata()) > 20]) == 0
 
 
+def test_bases_that_are_all_alike():
+    # 0.1 + 0.1 + 0.1 is more than 3 * 0.1.
+    row = {"num_saes": 2, "lowest_base": 0.1, "highest_base": 0.1}
+    for mean in (0.1 + 2e-17, 0.1, 0.1 - 2e-17):
+        draw(trend_figure([row | {"only_in_base_frac": mean}], {}, title="t"))
+
+
+@pytest.mark.parametrize("frac", [0.0, 1.0])
+def test_dots_at_the_ends_are_drawn_whole(frac):
+    row = {"num_saes": 2, "only_in_base_frac": frac, "lowest_base": frac, "highest_base": frac}
+    (axes,) = trend_figure([row], {}, title="t").axes
+    low, high = axes.get_ylim()
+    assert low < frac - 0.01
+    assert high > frac + 0.01
+
+
 def test_levels_show_the_mean_and_every_base():
     levels = [[4, 2, 4], [6, 2, 2], [5, 2, 3]]
     figure = levels_figure(levels, title="t")
