@@ -72,8 +72,8 @@ def read_analyses(run: Run, pairs: Sequence[Pair]) -> Analyses:
         return (
             {name: float(each["standard_error"]) for name, each in spreads.items()},
             "Behind the means: their standard errors by the jackknife over seeds. The "
-            f"{record['confidence']:.0%} interval of the shared fraction over seeds is "
-            f"{percent(own['low'])} to {percent(own['high'])}.",
+            f"interval of the shared fraction over seeds, at {percent(record['confidence'])} "
+            f"confidence, is {percent(own['low'])} to {percent(own['high'])}.",
         )
 
     def seeds(record: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]] | None:
@@ -150,8 +150,8 @@ def _chance(record: dict[str, Any]) -> str:
     return (
         f"Chance: the best of {record['num_latents']:,} random directions of width "
         f"{record['width']:,} has a cosine of {directions['best_cosine']:.3f} on average, above "
-        f"{record['threshold']:g} with probability {directions['above_frac']:.1g}; in a random "
-        f"rotation of the other dictionary {percent(rotated['shared_frac'])} of the latents have a "
+        f"{record['threshold']:g} with probability {directions['above_frac']:.1g}. With the second "
+        f"dictionary rotated at random, {percent(rotated['shared_frac'])} of the latents have a "
         f"counterpart, and {percent(rotated['agreement_frac'])} the same partner in both matchings."
     )
 

@@ -49,7 +49,7 @@ def test_errors_chance_and_what_more_seeds_find(make_run: MakeRun):
             cell = f"{100 * spread['mean']:.1f} &plusmn; {100 * spread['standard_error']:.1f}</td>"
             assert cell in page
     assert page.count("has a cosine of 0.568 on average, above 0.7 with probability 0.01") == 2
-    assert "rotation of the other dictionary 0.4" in page
+    assert "dictionary rotated at random, 0.4" in page
     # The seeds are those of one method.
     assert page.count("<h3>What more seeds find</h3>") == 1
     assert page.count("<img") == without.count("<img") + 3
