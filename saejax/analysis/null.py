@@ -51,7 +51,7 @@ def chance_cosine(num_latents: int, width: int, *, threshold: float) -> ChanceCo
     Example:
       >>> chance = chance_cosine(32_768, 768, threshold=0.7)
       >>> round(chance.mean, 3), chance.above_frac < 1e-100
-      (0.147, True)
+      (0.148, True)
 
     Args:
       num_latents: N.
