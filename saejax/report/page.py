@@ -22,6 +22,8 @@ from saejax.report import paper, style, wording
 from saejax.report.analyses import Analyses, read_analyses, seed_figures
 from saejax.report.browser import Browser, latent_browser
 from saejax.report.figures import cosine_scatter, threshold_curves, training_curves
+from saejax.report.firing import firing_figure
+from saejax.report.latent_files import read_seed
 from saejax.report.run_files import Pair, Run, load_comparison, read_run
 from saejax.rundir import RunDir
 
@@ -63,6 +65,7 @@ class Section(NamedTuple):
     ambiguities: tuple[dict[str, Any], ...]  # one a pair, of entropic plans; empty without
     analyses: Analyses
     seed_pictures: tuple[Captioned, ...]  # of three seeds or more
+    firing: Captioned | None  # of the first seed, where `latents/` has its counts
 
     def fractions(self, name: str) -> list[float]:
         """The values of one definition of "shared", one a pair."""
@@ -112,6 +115,7 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     analyses = {key: read_analyses(run, pairs) for key, pairs in groups.items()}
     total = 1 + sum(len(pairs) + 1 for pairs in groups.values())
     total += sum(analyses[key].num_figures for key in groups)
+    total += sum(_counts_of_first(run, pairs).exists() for pairs in groups.values())
     with Progress("report", total=total, unit="figures") as progress:
         sections = [
             _section(run, pairs, analyses[key], numbers, progress) for key, pairs in ordered
@@ -144,6 +148,7 @@ def _section(
     scatters = []
     ambiguities = []
     curves = {"shared": [], "aligned": [], "nearest": []}
+    shared_with_first = []
     for pair in pairs:
         comparison = load_comparison(run.path, pair)
         first, second = pair.seeds
@@ -159,6 +164,8 @@ def _section(
         scatters.append(_picture(figure, run.path, name, next(numbers), title, progress))
         if (found := ambiguity(comparison, threshold)) is not None:
             ambiguities.append({"seeds": pair.seeds} | found)
+        if first == pairs[0].seeds[0]:
+            shared_with_first.append(comparison.shared(threshold))
         curves["shared"].append([comparison.shared_frac(t) for t in _THRESHOLDS])
         curves["aligned"].append([comparison.aligned_frac(t) for t in _THRESHOLDS])
         curves["nearest"].append([comparison.max_cosine_frac(t) for t in _THRESHOLDS])
@@ -187,6 +194,19 @@ def _section(
         )
         for each in seed_figures(analyses, hookpoint, method)
     )
+    firing = None
+    if counts := read_seed(_counts_of_first(run, pairs), pairs[0].num_latents):
+        title = f"{hookpoint}, seed {pairs[0].seeds[0]}, {method}: shared by how often it fires"
+        figure = firing_figure(
+            counts.firings_N, int(counts.num_tokens), np.stack(shared_with_first), title=title
+        )
+        name = f"firing.{hookpoint}.{method}"
+        firing = Captioned(
+            _picture(figure, run.path, name, next(numbers), title, progress),
+            "Fraction of latents that are shared, and number of latents, by how often they fire.",
+            f"Latents of seed {pairs[0].seeds[0]} by the part of {counts.num_tokens:,} tokens on "
+            "which they fire, and how many of each group are shared.",
+        )
     return Section(
         hookpoint,
         method,
@@ -196,7 +216,13 @@ def _section(
         tuple(ambiguities),
         analyses,
         seed_pictures,
+        firing,
     )
+
+
+def _counts_of_first(run: Run, pairs: list[Pair]) -> Path:
+    """File of the firing counts of the first seed."""
+    return RunDir(run.path).latents(pairs[0].hookpoint, pairs[0].seeds[0])
 
 
 def _picture(

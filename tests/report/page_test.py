@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -228,3 +229,15 @@ def test_a_broken_run_leaves_the_last_page(make_run: MakeRun):
         write_report(run)
     assert path.read_bytes() == before
     assert not list(run.rglob("*.partial"))
+
+
+def test_firing_counts_are_drawn_where_they_are(
+    make_run: MakeRun, add_latents: Callable[..., Any], tiny_lm: Path
+):
+    run = make_run(seeds=(1, 2), lm_source=str(tiny_lm))
+    assert "frequent latents" not in write_report(run).read_text()
+    add_latents(run)
+    page = write_report(run).read_text()
+    assert "Do frequent latents share more?" in page
+    assert "Latents of seed 1 by the part of 1,000 tokens" in page
+    assert (run / "figures" / "firing.layers.6.mlp.exact.png").is_file()
