@@ -12,6 +12,10 @@ shuffled: a batch of the paper holds 65,568 tokens of 32 windows, one here 1,020
 would be of 4.
 
 Hardware: 2 CPU cores, 3 GB of memory, 10 GB of disk (activations at eight hook points).
+Time: some four hours, an estimate from the benchmarks of capture and training; a run that is
+finished is not trained again when the command is repeated.
+Expect: not run as a whole yet. The paper's directions, as far as they hold at this size: fewer
+shared with more latents and with larger k, more with longer training and in ReLU and Gated.
 """
 
 from typing import Any

@@ -51,6 +51,7 @@ def words_lm(tiny_lm, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_of_two_seeds(cfg, words_lm, tmp_path):
     cfg.lm.source, cfg.hookpoint, cfg.match.methods = str(words_lm), "layers.0", ("scipy",)
     opened = open_run(cfg, tmp_path / "run")

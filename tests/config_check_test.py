@@ -9,6 +9,7 @@ from saejax import config_check
 from saejax.config import Config, MeshConfig
 from saejax.config_check import check, field_value
 from saejax.errors import InputError
+from saejax.sweep import points
 
 
 def set_field(cfg, path, value):
@@ -143,6 +144,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 def test_every_preset_passes_the_checks(path):
     namespace = runpy.run_path(str(path))
     check(namespace["get_config"]())
+    points(namespace["get_config"](), namespace.get("get_sweep", dict)())
     for part in ("python experiments/", "Hardware", "Time:", "Expect"):
         assert part in namespace["__doc__"]
 

@@ -71,6 +71,7 @@ def test_every_seed_of_a_run_on_what_it_left_out(cfg, run, environment):
         assert sae["spliced"]["kl"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_one_autoencoder_on_another_text(cfg, run, text, environment, tmp_path):
     out = tmp_path / "evaluate.json"
     done = evaluate(

@@ -74,7 +74,7 @@ def alone(tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize("activations", ["store", "stream"])
+@pytest.mark.parametrize("activations", [pytest.param("store", marks=pytest.mark.slow), "stream"])
 def test_together_is_bitwise_as_alone(configs, alone, tmp_path, activations, monkeypatch):
     if activations == "stream":
         configs = {"k=2": configs["k=2"], "k=4": configs["k=4"]}
@@ -96,6 +96,7 @@ def test_together_is_bitwise_as_alone(configs, alone, tmp_path, activations, mon
     assert_same(found, alone(configs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activations", ["store", "stream"])
 def test_several_hook_points_in_one_pass(cfg, alone, tmp_path, activations):
     """Up to rounding, since a pass to two hook points is another program than one to each."""
@@ -106,7 +107,9 @@ def test_several_hook_points_in_one_pass(cfg, alone, tmp_path, activations):
         np.testing.assert_allclose(found[name][1].w_dec, expected[1].w_dec, atol=2e-3)
 
 
-@pytest.mark.parametrize("at", [0, 2, 5])
+@pytest.mark.parametrize(
+    "at", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_stopped_between_two_checkpoints_and_resumed(configs, alone, tmp_path, monkeypatch, at):
     """The first members have saved a step that the others have not."""
     real, calls = Checkpoints.save, iter(range(100))
@@ -158,7 +161,7 @@ def test_store_of_other_text_is_refused(configs, tmp_path):
         train_all({"other": other}, tmp_path)
 
 
-@pytest.mark.parametrize("activations", ["store", "stream"])
+@pytest.mark.parametrize("activations", ["store", pytest.param("stream", marks=pytest.mark.slow)])
 def test_sweep_captures_each_text_once_and_equals_runs_alone(
     cfg, tmp_path, activations, monkeypatch
 ):

@@ -163,7 +163,7 @@ def test_transcoder_and_positions_that_training_excludes(lm, windows_WL):
     assert_like_naive(found, naive(lm, [sae], windows_WL, reads, makes, counts_WL))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_perfect_autoencoder_changes_nothing(tiny_lm, windows_WL, dtype):
     lm = load_lm(str(tiny_lm), dtype=dtype)
     found = evaluate(lm, [perfect_sae()], windows_WL, hookpoint="layers.0", data=DataConfig())

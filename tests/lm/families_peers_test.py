@@ -135,7 +135,11 @@ def test_activations_logits_and_loss(name, tmp_path):
     [
         ("llama", ["embed_tokens", "layers.0.self_attn", "layers.1.post_attention_layernorm"]),
         ("gpt_neox", ["layers.0.mlp", "layers.1.post_attention_layernorm"]),
-        ("gpt_neox sequential", ["layers.0", "layers.1.input_layernorm"]),
+        pytest.param(
+            "gpt_neox sequential",
+            ["layers.0", "layers.1.input_layernorm"],
+            marks=pytest.mark.slow,
+        ),
         ("gpt2", ["drop", "h.0.attn", "h.1.ln_2"]),
     ],
 )
