@@ -123,7 +123,7 @@ def at_step(monkeypatch):
 
 
 @pytest.mark.parametrize("activations", ["store", "stream"])
-@pytest.mark.parametrize("stop_at", [3, 7])
+@pytest.mark.parametrize("stop_at", [3, pytest.param(7, marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_is_bitwise_the_same(
     cfg, straight, tmp_path, at_step, stop_at, activations
 ):
@@ -166,7 +166,7 @@ def test_crash_between_checkpoints_resumes_from_the_last(cfg, straight, tmp_path
     assert [m["step"] for m in metrics(tmp_path / "run")] == list(range(12))
 
 
-@pytest.mark.parametrize("optimizer", ["signum", "muon"])
+@pytest.mark.parametrize("optimizer", ["signum", pytest.param("muon", marks=pytest.mark.slow)])
 def test_other_optimizers_resume_bitwise_and_log_their_rate(
     cfg, straight, tmp_path, at_step, optimizer
 ):

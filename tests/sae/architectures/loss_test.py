@@ -166,7 +166,10 @@ def data(dtype, seed=1, rounded=False):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-12)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [pytest.param("float32", 2e-6, marks=pytest.mark.slow), ("float64", 1e-12)],
+)
 def test_loss_and_gradients_equal_dense_autodiff(case, dtype, tolerance):
     cfg = CASES[case]
     with jax.enable_x64(dtype == "float64"):
@@ -176,7 +179,7 @@ def test_loss_and_gradients_equal_dense_autodiff(case, dtype, tolerance):
         assert_dense_autodiff_agrees(value, grads, (params, x, None, dead), cfg, tolerance)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)])
 def test_auxk_of_no_dead_latents_is_nothing(sizes):
     cfg = CASES["auxk"]
     params = make_params(cfg.arch, "float32")
