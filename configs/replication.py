@@ -30,8 +30,8 @@ from saejax.config import (
     TrainConfig,
 )
 
-# L1 weights that give ReLU and Gated about the base's 32 active latents per token.
-_RELU, _GATED = 3.0, 3.0
+# The L1 weight of the paper's runs on GPT-2.
+_L1 = 3.0
 
 
 def get_config() -> Config:
@@ -80,7 +80,7 @@ def get_sweep() -> dict[str, dict[str, Any]]:
             if (layer, part) != (6, ".mlp")
         },
         "latents=16384": {"sae.num_latents": 16_384},
-        "relu": {"sae.arch": "relu", "sae.sparsity_coefficient": _RELU, **free},
-        "gated": {"sae.arch": "gated", "sae.sparsity_coefficient": _GATED, **free},
+        "relu": {"sae.arch": "relu", "sae.sparsity_coefficient": _L1, **free},
+        "gated": {"sae.arch": "gated", "sae.sparsity_coefficient": _L1, **free},
         "epochs=10": {"data.epochs": 10},
     }
