@@ -1,17 +1,16 @@
 """One factor at a time: how what seeds share moves with each setting that a sweep varies alone."""
 
 import itertools
-import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from saejax.analysis.spread import FRACTIONS, jackknife
 from saejax.errors import InputError
 
 Run = Mapping[str, Any]
 
-FRACTIONS = ("shared_frac", "aligned_frac", "decoder_frac", "agreement_frac", "max_cosine_frac")
 _MEAN_COSINES = ("decoder_matched", "encoder_matched", "decoder_max", "encoder_max")
 _OF_SEEDS = ("fvu", "l0", "dead_frac")
 
@@ -229,39 +228,6 @@ def _summary(
         "high": max(values),
         "standard_error": jackknife(values, seeds),
     }
-
-
-def jackknife(values: Sequence[float], seeds: Sequence[tuple[int, ...]]) -> float | None:
-    """Standard error over seeds of a mean over pairs (or over single seeds), by the jackknife.
-
-    sqrt((S - 1) / S sum_s (f_s - f)^2) with f_s the mean of the values in which seed s has no part
-    and f the mean of all f_s. It estimates how far the mean would move with other seeds, all else
-    the same, although pairs with a common seed are not independent; its square is on average not
-    below the true variance. The spread over pairs says nothing of that sort: it does not shrink
-    with more seeds.
-
-    Args:
-      values: One a pair, in any unit.
-      seeds: The seeds of each.
-
-    Returns:
-      The standard error, or None where leaving out a seed leaves no pair: it takes three seeds.
-
-    References:
-      Efron & Stein 1981, The jackknife estimate of variance, Annals of Statistics 9.
-
-    Example:
-      >>> round(jackknife([0.4, 0.5, 0.6], [(1, 2), (1, 3), (2, 3)]), 4)
-      0.1155
-    """
-    left_out = [
-        [value for value, some in zip(values, seeds, strict=True) if seed not in some]
-        for seed in sorted(set(itertools.chain(*seeds)))
-    ]
-    if not all(left_out):
-        return None
-    means = [statistics.fmean(rest) for rest in left_out]
-    return math.sqrt(len(means) - 1) * statistics.pstdev(means)
 
 
 def _steps(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -52,6 +52,39 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
+def jackknife(values: Sequence[float], seeds: Sequence[tuple[int, ...]]) -> float | None:
+    """Standard error over seeds of a mean over pairs (or over single seeds), by the jackknife.
+
+    sqrt((S - 1) / S sum_s (f_s - f)^2) with f_s the mean of the values in which seed s has no part
+    and f the mean of all f_s. It estimates how far the mean would move with other seeds, all else
+    the same, although pairs with a common seed are not independent; its square is on average not
+    below the true variance. The spread over pairs says nothing of that sort: it does not shrink
+    with more seeds.
+
+    Args:
+      values: One a pair, in any unit.
+      seeds: The seeds of each.
+
+    Returns:
+      The standard error, or None where leaving out a seed leaves no pair: it takes three seeds.
+
+    References:
+      Efron & Stein 1981, The jackknife estimate of variance, Annals of Statistics 9.
+
+    Example:
+      >>> round(jackknife([0.4, 0.5, 0.6], [(1, 2), (1, 3), (2, 3)]), 4)
+      0.1155
+    """
+    left_out = [
+        [value for value, some in zip(values, seeds, strict=True) if seed not in some]
+        for seed in sorted(set(itertools.chain(*seeds)))
+    ]
+    if not all(left_out):
+        return None
+    means = [statistics.fmean(rest) for rest in left_out]
+    return math.sqrt(len(means) - 1) * statistics.pstdev(means)
+
+
 class Spread(NamedTuple):
     """The mean of a fraction over pairs of seeds, and what other seeds could have given."""
 
@@ -67,13 +100,9 @@ def over_seeds(values: Mapping[tuple[Any, Any], float]) -> Spread:
     """Mean over all pairs of S seeds, with its error by the jackknife over seeds.
 
     Pairs that have a seed in common are not independent, so that the standard deviation over
-    P = S (S - 1) / 2 pairs divided by sqrt(P) is too small. With f_s the mean over the pairs
-    without seed s, and f the mean over all, which is also that of the f_s,
-
-        standard_error = sqrt((S - 1) / S sum_s (f_s - f)^2)
-
-    Its square is on average not below the true variance. The interval is f plus and minus the
-    standard error times the quantile of Student's t with S - 1 degrees of freedom, within [0, 1].
+    P = S (S - 1) / 2 pairs divided by sqrt(P) is too small: the standard error is that of
+    `jackknife`. The interval is the mean plus and minus it times the quantile of Student's t with
+    S - 1 degrees of freedom, within [0, 1].
     It takes seeds for independent draws; the data are the same in all.
 
     Example:
@@ -86,9 +115,6 @@ def over_seeds(values: Mapping[tuple[Any, Any], float]) -> Spread:
 
     Raises:
       InputError: If there is no pair, or one is missing or there twice.
-
-    References:
-      Efron & Stein 1981, The jackknife estimate of variance, Annals of Statistics 9.
     """
     seeds = list(dict.fromkeys(itertools.chain(*values)))
     found = {frozenset(pair) for pair in values}
@@ -99,15 +125,10 @@ def over_seeds(values: Mapping[tuple[Any, Any], float]) -> Spread:
         )
     mean = statistics.fmean(values.values())
     ends = min(values.values()), max(values.values())
-    S = len(seeds)
-    if S < 3:
+    error = jackknife(list(values.values()), list(values))
+    if error is None:
         return Spread(mean, *ends, None, None, None)
-    without = [
-        statistics.fmean(value for pair, value in values.items() if seed not in pair)
-        for seed in seeds
-    ]
-    error = math.sqrt((S - 1) / S * sum((each - mean) ** 2 for each in without))
-    reach = error * float(stdtrit(S - 1, (1 + CONFIDENCE) / 2))
+    reach = error * float(stdtrit(len(seeds) - 1, (1 + CONFIDENCE) / 2))
     return Spread(mean, *ends, error, max(0.0, mean - reach), min(1.0, mean + reach))
 
 

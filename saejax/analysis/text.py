@@ -5,7 +5,6 @@ Dimension letters: B windows, L tokens of a window that the autoencoders are giv
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -19,11 +18,8 @@ from saejax.data.corpus import Windows, read_windows
 from saejax.data.exclude import Kept, excludes, keep_tokens
 from saejax.data.shards import (
     HEADER,
-    Shard,
     check_header,
     read_header,
-    shard_paths,
-    shard_shape,
 )
 from saejax.data.store import ActivationStore, tokens_sha256
 from saejax.errors import InputError
@@ -37,7 +33,6 @@ from saejax.lm import (
     load_tokenizer,
     make_capture,
 )
-from saejax.progress import Progress
 from saejax.rundir import RunDir
 
 # Window numbers [B] to activations [B, L, D] and which positions count [B, L].
@@ -83,8 +78,8 @@ def open_reader(cfg: Config, run: RunDir, text: Text) -> tuple[Read, str]:
     Raises:
       InputError: If the model cannot be read, or a store is of something else.
     """
-    if not excludes(cfg.data) and _is_whole(cfg, run.activations / cfg.hookpoint, text):
-        store = ActivationStore(run.activations, (cfg.hookpoint,))
+    store = None if excludes(cfg.data) else _whole_store(cfg, run, text)
+    if store is not None:
 
         def from_store(numbers_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             x_BLD = np.stack([store[int(number)][cfg.hookpoint] for number in numbers_B])
@@ -112,10 +107,11 @@ def open_reader(cfg: Config, run: RunDir, text: Text) -> tuple[Read, str]:
     return from_model, "model"
 
 
-def _is_whole(cfg: Config, path: Path, text: Text) -> bool:
-    """Whether a folder has a store of the run with all of its shards as they were written."""
+def _whole_store(cfg: Config, run: RunDir, text: Text) -> ActivationStore | None:
+    """The store of the run, if it has all of its shards as they were written."""
+    path = run.activations / cfg.hookpoint
     if not (path / HEADER).exists():
-        return False
+        return None
     header = read_header(path)
     decisive = {name: value for name, value in flatten(cfg).items() if name in header}
     made_from = {
@@ -123,13 +119,10 @@ def _is_whole(cfg: Config, path: Path, text: Text) -> bool:
         "lm_fingerprint": lm_fingerprint(cfg.lm.source),
     }
     check_header(path, header, header | decisive | made_from)
-    shards = shard_paths(path, header)
-    with Progress("check activations", total=len(shards), unit="shards") as progress:
-        for number, shard in shards.items():
-            try:
-                Shard(shard, shard_shape(header, number), header["dtype"]).check()
-            except InputError as error:
-                warnings.warn(f"{error}; the model is run instead", stacklevel=3)
-                return False
-            progress.advance()
-    return True
+    try:
+        store = ActivationStore(run.activations, (cfg.hookpoint,))
+        store.check()
+    except InputError as error:
+        warnings.warn(f"{error}; the model is run instead", stacklevel=3)
+        return None
+    return store

@@ -81,11 +81,11 @@ class ActivationStore:
 
     def tokens(self, index_B: Int[np.ndarray, " B"]) -> dict[str, Float[np.ndarray, "B D"]]:
         """Activations of single tokens, numbered through all windows."""
-        self._check()
+        self.check()  # a batch of single tokens is of most shards
         return {name: store.tokens(index_B) for name, store in self._stores.items()}
 
-    def _check(self) -> None:
-        """Checks all shards on all cores: a batch of single tokens is of most of them."""
+    def check(self) -> None:
+        """Checks all shards once, on all cores; `InputError` names one that is damaged."""
         # Other threads wait instead of checking the same shards.
         with self._lock:
             if self._is_checked:
