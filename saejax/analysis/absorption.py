@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from saejax.analysis import logistic
 from saejax.analysis.first_letter import LETTERS
 from saejax.errors import InputError
-from saejax.sae.sae import Sae, encode, token_scale
+from saejax.sae.sae import Sae, encode, normalization
 
 # Penalties of SAEBench, whose loss counts both classes twice as much as `logistic` does: 1e-4 for
 # probes on activations, with a loss that is the mean over 26 letters; 0.01 for choosing latents.
@@ -241,7 +241,7 @@ def dense_codes(sae: Sae, x_BD: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "
     for start in range(0, len(x_BD), _ENCODE_WORDS):
         part_BD = jnp.asarray(x_BD[start : start + _ENCODE_WORDS])
         codes = encode(sae, part_BD)
-        values_BK = codes.values / token_scale(part_BD) if sae.token_norm else codes.values
+        values_BK = codes.values * normalization(sae, part_BD).out_scale
         np.put_along_axis(
             codes_BN[start : start + _ENCODE_WORDS],
             np.asarray(codes.indices),

@@ -24,8 +24,6 @@ _HOOK_NAMES = {
     ".self_attn": "hook_attn_out",
 }
 
-# SAELens' name of `Sae.token_norm`.
-_TOKEN_NORM = "constant_norm_rescale"
 # Our kinds of autoencoders (architecture, transcoder, skip connection) to SAELens' names. It has
 # no TopK or gated transcoders: those names are ours, made as its own are, and it refuses them.
 _ARCHITECTURES = {
@@ -86,7 +84,7 @@ def save(sae: Sae, path: Path) -> None:
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": not sae.transcoder,
-        "normalize_activations": _TOKEN_NORM if sae.token_norm else "none",
+        "normalize_activations": sae.normalize_activations,
         "reshape_activations": "none",
         "metadata": {
             "sae_lens_version": _SAE_LENS_VERSION,
@@ -134,8 +132,8 @@ def load(path: Path) -> Sae:
         )
     arch, transcoder, skip = kind
     wanted: dict[str, Any] = {"apply_b_dec_to_input": not transcoder}
-    token_norm = not transcoder and config.get("normalize_activations") == _TOKEN_NORM
-    if not token_norm:
+    normalize = config.get("normalize_activations")
+    if transcoder or normalize not in ("constant_norm_rescale", "layer_norm"):
         wanted["normalize_activations"] = "none"
     if arch == "topk":
         wanted["rescale_acts_by_decoder_norm"] = False
@@ -162,7 +160,7 @@ def load(path: Path) -> Sae:
         },
         arch=arch,
         transcoder=transcoder,
-        token_norm=token_norm,
+        normalize_activations=normalize,
         k=config["k"] if arch == "topk" else count,
         metadata=tuple(
             sorted(

@@ -31,19 +31,23 @@ class Sae:
 
     A transcoder reconstructs other activations than those it is given,
     y_hat = f(x) W_dec + b_dec, with x W_skip^T added if it has a skip connection. Its z is
-    x W_enc + b_enc.
+    x W_enc + b_enc. Autoencoders of other libraries may have that z too.
 
     Attributes:
       w_enc: Encoder [D, N], one column a latent.
       b_enc: Encoder bias [N]; of a gated one, that of the gate.
       w_dec: Decoder [N, E], one row a latent, of unit norm after training of most kinds.
-      b_dec: Decoder bias [E], also subtracted from the input of an autoencoder.
+      b_dec: Decoder bias [E].
       k: Most active latents per token; N where their number is not limited.
       arch: Which of these it is.
       threshold: [N], of "jump_relu".
       r_mag: [N], of "gated".
       b_mag: [N], of "gated".
-      token_norm: Inputs are scaled to a norm of sqrt(D) each, and reconstructions scaled back.
+      normalize_activations: What is done to inputs first, and taken back of reconstructions:
+        "none", "constant_norm_rescale" (a norm of sqrt(D) for each) or "layer_norm" (mean 0 and
+        standard deviation 1 over the D entries of each), as SAELens calls them.
+      apply_b_dec_to_input: Whether b_dec is subtracted from inputs; None: of an autoencoder, not
+        of a transcoder.
       metadata: Where the autoencoder comes from: model name, hook point, seed. Pairs, sorted
         by name, so that the record stays hashable under `jax.jit`.
       transcoder: Whether it is a transcoder.
@@ -62,7 +66,8 @@ class Sae:
     b_mag: Array | np.ndarray | None = None
     transcoder: bool = struct.field(pytree_node=False, default=False)
     w_skip: Array | np.ndarray | None = None
-    token_norm: bool = struct.field(pytree_node=False, default=False)
+    normalize_activations: str = struct.field(pytree_node=False, default="none")
+    apply_b_dec_to_input: bool | None = struct.field(pytree_node=False, default=None)
 
     @property
     def num_latents(self) -> int:
@@ -78,6 +83,13 @@ class Sae:
     def d_out(self) -> int:
         """E, the width of the activations that are reconstructed."""
         return self.w_dec.shape[1]
+
+    @property
+    def centers_input(self) -> bool:
+        """Whether b_dec is subtracted from inputs."""
+        if self.apply_b_dec_to_input is None:
+            return not self.transcoder
+        return self.apply_b_dec_to_input
 
 
 class Codes(typing.NamedTuple):
@@ -96,6 +108,35 @@ def token_scale(x_BD: Float[Array, "B D"]) -> Float[Array, "B 1"]:
     """sqrt(D) / ||x_b||, the factor that gives each token a norm of sqrt(D); 1 for zeros."""
     norm_B1 = jnp.linalg.norm(x_BD, axis=1, keepdims=True)
     return jnp.where(norm_B1 > 0, jnp.sqrt(x_BD.shape[1]) / norm_B1, 1.0)
+
+
+class Normalization(typing.NamedTuple):
+    """Of each token: x is encoded as (x - shift) scale, and y decoded as y out_scale + shift."""
+
+    shift: Float[Array, "B 1"]
+    scale: Float[Array, "B 1"]
+    out_scale: Float[Array, "B 1"]
+
+
+def normalization(sae: Sae, x_BD: Float[Array, "B D"]) -> Normalization:
+    """What `sae.normalize_activations` does to activations, as SAELens 6 does it.
+
+    Raises:
+      InputError: For another value than those of `Sae`.
+    """
+    ones_B1 = jnp.ones((len(x_BD), 1), x_BD.dtype)
+    if sae.normalize_activations == "none":
+        return Normalization(0 * ones_B1, ones_B1, ones_B1)
+    if sae.normalize_activations == "constant_norm_rescale":
+        scale_B1 = token_scale(x_BD)
+        return Normalization(0 * ones_B1, scale_B1, 1 / scale_B1)
+    if sae.normalize_activations == "layer_norm":
+        std_B1 = x_BD.std(axis=1, keepdims=True, ddof=1)
+        return Normalization(x_BD.mean(axis=1, keepdims=True), 1 / (std_B1 + 1e-5), std_B1)
+    raise InputError(
+        f"Sae: normalize_activations={sae.normalize_activations!r}: choose none, "
+        "constant_norm_rescale or layer_norm"
+    )
 
 
 @jax.jit
@@ -130,10 +171,11 @@ def encode_dense(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
 
 def _all_codes(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
     """Codes before the k largest are chosen."""
-    if sae.token_norm:
-        x_BD = x_BD * token_scale(x_BD)
+    if sae.normalize_activations != "none":
+        norm = normalization(sae, x_BD)
+        x_BD = (x_BD - norm.shift) * norm.scale
     w_enc_DN, b_enc_N = map(jnp.asarray, (sae.w_enc, sae.b_enc))
-    b_dec_D = None if sae.transcoder else jnp.asarray(sae.b_dec)
+    b_dec_D = jnp.asarray(sae.b_dec) if sae.centers_input else None
     pre_BN = sparse.preactivations(x_BD, w_enc_DN.T, b_enc_N, b_dec_D)
     code_BN = jax.nn.relu(pre_BN)
     if sae.arch == "jump_relu":
@@ -152,21 +194,22 @@ def decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None = None) -> F
     Args:
       sae: The autoencoder.
       codes: From `encode`.
-      x_BD: What was encoded. Only a skip connection and token_norm need it; others give the same
-        without.
+      x_BD: What was encoded. Only a skip connection and normalize_activations need it; others
+        give the same without.
 
     Raises:
       InputError: If x_BD is needed and missing.
     """
     w_dec_NE, b_dec_E = jnp.asarray(sae.w_dec), jnp.asarray(sae.b_dec)
     y_hat_BE = sparse.weighted_rows(codes.values, codes.indices, w_dec_NE) + b_dec_E[None]
-    if sae.w_skip is None and not sae.token_norm:
+    if sae.w_skip is None and sae.normalize_activations == "none":
         return y_hat_BE
     if x_BD is None:
         raise InputError(
-            "decode(sae, codes): a skip connection, or token_norm, needs the input; give "
-            "decode(sae, codes, x)"
+            "decode(sae, codes): a skip connection, or normalize_activations, needs the input; "
+            "give decode(sae, codes, x)"
         )
+    norm = normalization(sae, x_BD)
     if sae.w_skip is not None:
-        y_hat_BE += x_BD @ jnp.asarray(sae.w_skip).T
-    return y_hat_BE / token_scale(x_BD) if sae.token_norm else y_hat_BE
+        y_hat_BE += ((x_BD - norm.shift) * norm.scale) @ jnp.asarray(sae.w_skip).T
+    return y_hat_BE * norm.out_scale + norm.shift

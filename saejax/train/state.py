@@ -162,7 +162,9 @@ def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> d
             r_mag=own.r_mag,
             b_mag=None if own.b_mag is None else own.b_mag / scale,
             transcoder=state.target_scale is not None,
-            token_norm=cfg.train.input_scaling == "per_token",
+            normalize_activations=(
+                "constant_norm_rescale" if cfg.train.input_scaling == "per_token" else "none"
+            ),
             w_skip=None if own.w_skip is None else own.w_skip * (scale / output_scale),
             metadata=tuple(sorted({**metadata, "seed": seed}.items())),
         )

@@ -164,11 +164,11 @@ def test_a_letter_is_split_while_f1_gains(f1, expected):
     assert num_split(np.array(f1)) == expected
 
 
-@pytest.mark.parametrize("token_norm", [False, True])
-def test_dense_codes_decode_as_sparse_ones(token_norm):
+@pytest.mark.parametrize("norm", ["none", "constant_norm_rescale"])
+def test_dense_codes_decode_as_sparse_ones(norm):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(10, 6)).astype(np.float32)
-    sae = Sae(rows.T, np.zeros(10), rows, np.zeros(6), 3, token_norm=token_norm)
+    sae = Sae(rows.T, np.zeros(10), rows, np.zeros(6), 3, normalize_activations=norm)
     x = rng.normal(size=(1500, 6)).astype(np.float32)
     codes = dense_codes(sae, x)
     np.testing.assert_allclose(codes @ rows, decode(sae, encode(sae, x), x), atol=1e-4)

@@ -227,16 +227,17 @@ def test_choosing_from_a_run(tmp_path):
         saejax.save_sae(make(), tmp_path / "x", format="onnx")
 
 
-def test_token_norm_round_trips_and_is_saelens_constant_norm_rescale(tmp_path):
+@pytest.mark.parametrize("norm", ["constant_norm_rescale", "layer_norm"])
+def test_normalized_activations_round_trip(tmp_path, norm):
     rng = np.random.default_rng(5)
     shapes = {"w_enc": (6, 16), "b_enc": (16,), "w_dec": (16, 6), "b_dec": (6,)}
     leaves = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    sae = Sae(**leaves, k=16, arch="relu", token_norm=True)
+    sae = Sae(**leaves, k=16, arch="relu", normalize_activations=norm)
     saejax.save_sae(sae, tmp_path)
     config = json.loads((tmp_path / "cfg.json").read_text())
-    assert config["normalize_activations"] == "constant_norm_rescale"
+    assert config["normalize_activations"] == norm
     loaded = saejax.load_sae(tmp_path)
-    assert loaded.token_norm
+    assert loaded.normalize_activations == norm
     theirs = pytest.importorskip("sae_lens")
     torch = pytest.importorskip("torch")
     x = rng.normal(size=(9, 6)).astype(np.float32)

@@ -129,9 +129,9 @@ def test_per_token_scaling_is_part_of_the_autoencoder():
     (fvu, sae), (other_fvu, other) = found
     np.testing.assert_allclose(fvu, other_fvu, rtol=1e-4)
     np.testing.assert_allclose(sae.w_dec, other.w_dec, atol=1e-4)
-    assert sae.token_norm
+    assert sae.normalize_activations == "constant_norm_rescale"
     unit_BD = x_BD * np.sqrt(D) / np.linalg.norm(x_BD, axis=1, keepdims=True)
-    plain = sae.replace(token_norm=False)
+    plain = sae.replace(normalize_activations="none")
     expected_BD = decode(plain, encode(plain, unit_BD))
     scale_B1 = np.sqrt(D) / np.linalg.norm(x_BD, axis=1, keepdims=True)
     for c in (1.0, factor_B1):
@@ -139,5 +139,5 @@ def test_per_token_scaling_is_part_of_the_autoencoder():
         np.testing.assert_allclose(mine_BD, c * expected_BD / scale_B1, rtol=2e-4, atol=1e-5)
     zeros_BD = jnp.zeros((1, D))
     assert jnp.isfinite(decode(sae, encode(sae, zeros_BD), zeros_BD)).all()
-    with pytest.raises(InputError, match=r"token_norm, needs the input"):
+    with pytest.raises(InputError, match=r"normalize_activations, needs the input"):
         decode(sae, encode(sae, x_BD))
