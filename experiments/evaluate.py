@@ -3,8 +3,8 @@ r"""Evaluates autoencoders on text that they were not trained on, also inside th
     python experiments/evaluate.py --run=runs/quickstart
 
 takes every seed of a run, and windows of its corpus that training left out (data.num_tokens below
-the corpus), or another text, with --text=FILE. An autoencoder from elsewhere needs to be told
-where it belongs:
+the corpus), or another text, with --text=FILE. An autoencoder from elsewhere (SAELens, sparsify,
+dictionary_learning; a folder or hub:owner/name) needs to be told where it belongs:
 
     python experiments/evaluate.py --sae=FOLDER --lm=gpt2 --hookpoint=h.6.mlp --text=corpus.jsonl \
         --context_length=128 --bos=window
@@ -45,7 +45,9 @@ from saejax.memory import keep_pages
 from saejax.rundir import RunDir, commit, versions
 
 _RUN = flags.DEFINE_string("run", None, "Run directory; all of its seeds are evaluated.")
-_SAE = flags.DEFINE_string("sae", None, "An autoencoder, in place of --run.")
+_SAE = flags.DEFINE_string(
+    "sae", None, "An autoencoder, in place of --run: a folder or hub:owner/name."
+)
 flags.mark_flags_as_mutual_exclusive(["run", "sae"], required=True)
 _TEXT = flags.DEFINE_string(
     "text", None, "Text in any form of data.source, of which the first --tokens are used."
@@ -63,6 +65,10 @@ _BATCH_WINDOWS = flags.DEFINE_integer(
 _OUT = flags.DEFINE_string(
     "out", None, "File for the numbers; of a run results/evaluate.json unless given."
 )
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "With --sae, of several: folder below it, --hookpoint unless given."
+)
+_SEED = flags.DEFINE_integer("seed", None, "With --sae, of several: the one in seed<i>.")
 _LM = flags.DEFINE_string("lm", None, "With --sae: the language model, as lm.source.")
 _HOOKPOINT = flags.DEFINE_string("hookpoint", None, "With --sae: the hook point that it reads.")
 _TARGET = flags.DEFINE_string(
@@ -73,7 +79,7 @@ _SKIP = flags.DEFINE_integer(
     "skip_tokens", None, "With --sae: tokens at the start of each window to leave alone."
 )
 _BOS = flags.DEFINE_string("bos", None, "With --sae: none, document or window, as data.bos.")
-_OF_SAE = (_LM, _HOOKPOINT, _TARGET, _CONTEXT, _SKIP, _BOS)
+_OF_SAE = (_FOLDER, _SEED, _LM, _HOOKPOINT, _TARGET, _CONTEXT, _SKIP, _BOS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -133,7 +139,7 @@ def _from_sae() -> tuple[Config, dict[str | int, saejax.Sae]]:
         return flag.value
 
     needed(_TEXT)
-    sae = saejax.load_sae(needed(_SAE))
+    sae = saejax.load_sae(_SAE.value, _FOLDER.value or needed(_HOOKPOINT), _SEED.value)
     cfg = Config(
         hookpoint=needed(_HOOKPOINT),
         target_hookpoint=_TARGET.value or "",

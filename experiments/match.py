@@ -7,7 +7,9 @@ and, at any later time, checks the proof again with none of the solver's code:
 
     python experiments/match.py --a=... --b=... --verify=matchings/exact.npz
 
-An autoencoder is a SAELens directory or a run of saejax (then --seed_a and --seed_b choose).
+An autoencoder is a folder of saejax, SAELens, sparsify or dictionary_learning, or hub:owner/name;
+of several, as in a run, --hookpoint, --seed_a and --seed_b choose. The two may be of different
+formats and sizes.
 Two of 32,768 latents take about 40 seconds on two CPU cores for both sides, and 1 GB.
 """
 

@@ -1,10 +1,12 @@
 """Where an input is: a path, `package:<module>/<path>` in an installed package, or a hub id."""
 
+import contextlib
 import functools
 import importlib.util
 import pathlib
 import re
 import sys
+from collections.abc import Iterator
 
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import snapshot_download
@@ -108,8 +110,21 @@ def _fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> pat
     else:
         # The folder is named by the commit, which stays that of what was fetched first.
         revision = _fetch(repository, revision, CONFIG_FILES).name
-    try:
+    with explain_hub_errors(name):
         found = snapshot_download(repository, revision=revision, allow_patterns=list(files))
+    folder = pathlib.Path(found)
+    if folder.is_dir():
+        return folder
+    raise InputError(
+        f"{name!r} has no {', '.join(files)}: choose a repository of a model in safetensors"
+    )
+
+
+@contextlib.contextmanager
+def explain_hub_errors(name: str) -> Iterator[None]:
+    """Tells what can go wrong with the repository of that name as an `InputError`."""
+    try:
+        yield
     except hub_errors.GatedRepoError:
         why = "is gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
     except hub_errors.RepositoryNotFoundError:
@@ -119,7 +134,7 @@ def _fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> pat
         )
     except hub_errors.RevisionNotFoundError:
         why = "has no such revision: give a branch, tag or commit of the repository"
-    except hub_errors.LocalEntryNotFoundError:
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled):
         why = (
             "is no path, and the Hugging Face hub cannot be reached: check the network "
             "(HF_ENDPOINT, HF_HUB_OFFLINE), or give the directory of a copy"
@@ -132,8 +147,5 @@ def _fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> pat
     ) as error:
         why = f"could not be fetched: {' '.join(str(error).split())}; try again"
     else:
-        folder = pathlib.Path(found)
-        if folder.is_dir():
-            return folder
-        why = f"has no {', '.join(files)}: choose a repository of a model in safetensors"
+        return
     raise InputError(f"{name!r} {why}")

@@ -1,10 +1,8 @@
 """`experiments/absorption.py` from the shell, on a tiny model that has words; and bad input."""
 
+import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +18,9 @@ from saejax.rundir import open_run
 SCRIPT = Path(__file__).parents[1] / "experiments" / "absorption.py"
 
 
-def run(home, *arguments):
-    hidden = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment = {**kept, "XDG_CACHE_HOME": str(home / "cache"), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, env=environment
-    )
+@pytest.fixture(scope="session")
+def run(run_script):
+    return functools.partial(run_script, SCRIPT)
 
 
 @pytest.fixture
@@ -52,7 +46,7 @@ def words_lm(tiny_lm, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_seeds(cfg, words_lm, tmp_path):
+def test_a_run_of_two_seeds(cfg, words_lm, tmp_path, run):
     cfg.lm.source, cfg.hookpoint, cfg.match.methods = str(words_lm), "layers.0", ("scipy",)
     opened = open_run(cfg, tmp_path / "run")
     saes = {}
@@ -81,7 +75,7 @@ def test_a_run_of_two_seeds(cfg, words_lm, tmp_path):
     assert record["versions"]["jax"]
 
 
-def test_a_model_without_words(cfg, tmp_path):
+def test_a_model_without_words(cfg, tmp_path, run):
     cfg.init_seeds = (1,)
     opened = open_run(cfg, tmp_path / "run")
     rows = np.eye(16, dtype=np.float32)

@@ -1,10 +1,8 @@
 """`experiments/compare_matchings.py` from the shell: two runs' worth of results, and bad input."""
 
+import functools
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,9 @@ from saejax.formats.load import save_sae
 SCRIPT = Path(__file__).parents[1] / "experiments" / "compare_matchings.py"
 
 
-def run(home, *arguments):
-    hidden = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment = {**kept, "XDG_CACHE_HOME": str(home / "cache"), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, env=environment
-    )
+@pytest.fixture(scope="session")
+def run(run_script):
+    return functools.partial(run_script, SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def home(tmp_path_factory):
     return path
 
 
-def test_two_autoencoders(home, tmp_path):
+def test_two_autoencoders(home, tmp_path, run):
     done = run(
         home,
         f"--a={home / 'seed1'}",
@@ -70,7 +64,7 @@ def test_two_autoencoders(home, tmp_path):
         assert (tmp_path / "out" / f"comparison.{kind}").stat().st_size > 1000
 
 
-def test_a_synthetic_pair(home):
+def test_a_synthetic_pair(home, run):
     done = run(home, "--synthetic=200", "--epsilons=0.01")
     assert done.returncode == 0, done.stderr
     assert "For epsilon from 0.01 to 0.01" in done.stdout
@@ -88,7 +82,7 @@ def test_a_synthetic_pair(home):
         (["--synthetic=100", "--threshold=7"], "--threshold=7.0"),
     ],
 )
-def test_bad_input_is_one_line(home, arguments, message):
+def test_bad_input_is_one_line(home, arguments, message, run):
     done = run(home, *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")

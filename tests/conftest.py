@@ -212,6 +212,21 @@ def run_two() -> Callable[..., list[str]]:
     return _run_two
 
 
+def _run_script(script: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    hidden = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment = {**kept, "XDG_CACHE_HOME": str(home / "cache"), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script with some arguments, as a user does who has no cache but that in a folder."""
+    return _run_script
+
+
 @pytest.fixture(scope="session")
 def make_sweep() -> Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]]:
     """Results of a sweep as `saejax.sweep.collect` gives them, made up but of a likely shape.

@@ -1,10 +1,8 @@
 """`experiments/paper_matchings.py` from the shell, on small matchings in the paper's format."""
 
+import functools
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +12,9 @@ SCRIPT = Path(__file__).parents[1] / "experiments" / "paper_matchings.py"
 N = 60
 
 
-def run(home, *arguments):
-    hidden = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment = {**kept, "XDG_CACHE_HOME": str(home / "cache"), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, env=environment
-    )
+@pytest.fixture(scope="session")
+def run(run_script):
+    return functools.partial(run_script, SCRIPT)
 
 
 def matchings(num_seeds, agreeing=45):
@@ -38,7 +32,7 @@ def matchings(num_seeds, agreeing=45):
     return arrays
 
 
-def test_small_matchings(tmp_path):
+def test_small_matchings(tmp_path, run):
     np.savez(tmp_path / "m.npz", **matchings(4))
     out = tmp_path / "out"
     done = run(tmp_path, f"--matchings={tmp_path / 'm.npz'}", f"--out={out}")
@@ -70,7 +64,7 @@ def test_small_matchings(tmp_path):
     ],
     ids=["missing", "foreign", "not one to one"],
 )
-def test_bad_input_is_one_line(tmp_path, change, message):
+def test_bad_input_is_one_line(tmp_path, change, message, run):
     file = tmp_path / "m.npz"
     if isinstance(change, bytes):
         file.write_bytes(change)

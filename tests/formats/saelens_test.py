@@ -213,20 +213,6 @@ def test_broken_folders_name_the_file(tmp_path, spoil, says):
     assert str(tmp_path) in str(error.value)
 
 
-def test_choosing_from_a_run(tmp_path):
-    for seed in (1, 2):
-        saejax.save_sae(make(seed), tmp_path / "saes" / "layers.6.mlp" / f"seed{seed}")
-    assert dict(saejax.load_sae(tmp_path, seed=2).metadata)["seed"] == 2
-    with pytest.raises(InputError, match=r"names 2 .*layers\.6\.mlp seed 1, layers\.6\.mlp seed 2"):
-        saejax.load_sae(tmp_path)
-    with pytest.raises(InputError, match="names 0"):
-        saejax.load_sae(tmp_path, hookpoint="layers.7.mlp", seed=1)
-    with pytest.raises(InputError, match="no autoencoder here"):
-        saejax.load_sae(tmp_path / "nothing")
-    with pytest.raises(InputError, match="choose saelens"):
-        saejax.save_sae(make(), tmp_path / "x", format="onnx")
-
-
 @pytest.mark.parametrize("norm", ["constant_norm_rescale", "layer_norm"])
 def test_normalized_activations_round_trip(tmp_path, norm):
     rng = np.random.default_rng(5)
