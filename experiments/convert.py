@@ -7,8 +7,8 @@ SAELens (6 and before), sparsify or dictionary_learning, or hub:owner/name of th
 and the formats are saelens, sparsify and dictionary_learning. One autoencoder goes into --out
 itself, several into folders below it.
 
-Each is read again after it was written, and its weights and codes are compared with those of the
-source. What the new format has no place for is listed; an autoencoder that it does not have (a
+Each is read again after it was written, and its weights and reconstructions are compared with
+those of the source. What the new format has no place for is listed; an autoencoder that it does not have (a
 gated one in sparsify, say) is refused.
 
     python experiments/convert.py --source=runs/quickstart --out=converted --format=saelens \
@@ -71,7 +71,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _line(one: Converted) -> str:
-    weights = "the same bits" if one.same_bits else f"folded, codes within {one.code_error:.0e}"
+    weights = (
+        "the same bits" if one.same_bits else f"folded, reconstructions within {one.error:.0e}"
+    )
     dropped = f"; no place for {', '.join(one.dropped)}" if one.dropped else ""
     return f"{one.name or '.'} -> {one.path}: {weights}{dropped}"
 

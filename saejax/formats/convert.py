@@ -24,8 +24,8 @@ class Converted:
       path: The folder that was written.
       sae: What the new folder holds, read again.
       same_bits: Whether all weights are what they were, to the bit.
-      code_error: max |f'(x) - f(x)| / max |f(x)| of old and new codes on random inputs, before
-        the k largest are chosen.
+      error: max |y'(x) - y(x)| / max |y(x)| of old and new y = f(x) W_dec on random inputs, before
+        the k largest codes are chosen. (The codes themselves may have got other units.)
       dropped: What the new format has no place for.
     """
 
@@ -33,7 +33,7 @@ class Converted:
     path: Path
     sae: Sae
     same_bits: bool
-    code_error: float
+    error: float
     dropped: list[str]
 
 
@@ -55,14 +55,14 @@ def convert(source: str | Path, found: Found, out: Path, format: str) -> Convert
     module: types.ModuleType = FORMATS[format]
     sae = load_found(source, found)
     if why := module.refuses(sae):
-        raise InputError(f"{source}, {found.name or '.'}: {format} {why}")
+        raise InputError(f"{source}, {found.name or '.'}: {why}")
     module.save(sae, out)
     written = module.load(out)
-    error = _code_error(sae, written)
+    error = _error(sae, written)
     if not error < 1e-4:
         raise InputError(
-            f"{out}: the codes of what was written differ by {error:.1e} of the largest; take "
-            "another format, and please report this"
+            f"{out}: what was written gives other reconstructions, by {error:.1e} of the largest; "
+            "take another format, and please report this"
         )
     return Converted(found.name, out, written, _same(sae, written), error, module.drops(sae))
 
@@ -78,7 +78,7 @@ def _same(sae: Sae, other: Sae) -> bool:
     return True
 
 
-def _code_error(sae: Sae, other: Sae) -> float:
+def _error(sae: Sae, other: Sae) -> float:
     """See `Converted`. Of all codes, not of the k largest, which may change places where two tie.
 
     Raises:
@@ -89,8 +89,9 @@ def _code_error(sae: Sae, other: Sae) -> float:
             raise InputError(f"{name} was {getattr(sae, name)} and became {getattr(other, name)}")
     rng = np.random.default_rng(0)
     x_BD = jnp.asarray(rng.normal(size=(_PROBES, sae.d_model)), jnp.float32)
-    first_BN, second_BN = (
-        np.asarray(encode_dense(one.replace(k=one.num_latents), x_BD)) for one in (sae, other)
+    first_BE, second_BE = (
+        np.asarray(encode_dense(one.replace(k=one.num_latents), x_BD) @ jnp.asarray(one.w_dec))
+        for one in (sae, other)
     )
-    largest = np.abs(first_BN).max()
-    return float(np.abs(first_BN - second_BN).max() / largest) if largest > 0 else 0.0
+    largest = np.abs(first_BE).max()
+    return float(np.abs(first_BE - second_BE).max() / largest) if largest > 0 else 0.0

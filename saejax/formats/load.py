@@ -7,10 +7,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 from saejax.errors import InputError
-from saejax.formats import dictionary_learning, hub, saelens, sparsify
+from saejax.formats import dictionary_learning, hub, openai, saelens, saelens_hooks, sparsify
 from saejax.sae.sae import Sae
 
-# The first three can be written too.
 FORMATS: dict[str, ModuleType] = {
     "saelens": saelens,
     "sparsify": sparsify,

@@ -34,9 +34,20 @@ def test_any_to_any(tmp_path, first, second):
     assert (found.name, found.format) == ("", first)
     done = convert(tmp_path / "first", found, tmp_path / "second", second)
     assert done.same_bits
-    assert done.code_error == 0
+    assert done.error == 0
     np.testing.assert_array_equal(done.sae.w_enc, sae.w_enc)
     assert (done.sae.arch, done.sae.k) == ("topk", 4)
+
+
+def test_what_is_folded_reconstructs_the_same(tmp_path):
+    sae = make("relu")
+    sae = sae.replace(w_dec=3 * sae.w_dec, apply_b_dec_to_input=True)
+    saejax.save_sae(sae, tmp_path / "ours")
+    (found,) = find(tmp_path / "ours")
+    done = convert(tmp_path / "ours", found, tmp_path / "out", "dictionary_learning")
+    assert not done.same_bits
+    assert 0 <= done.error < 1e-5
+    assert any("norms of decoder rows" in text for text in done.dropped)
 
 
 def test_what_a_format_does_not_have_is_refused_and_nothing_is_written(tmp_path):
