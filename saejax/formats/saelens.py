@@ -89,7 +89,6 @@ def refuses(sae: Sae) -> str | None:
 
 def drops(sae: Sae) -> list[str]:
     """What of an autoencoder is lost: nothing, `cfg.json` holds all metadata."""
-    del sae
     return []
 
 
@@ -233,7 +232,7 @@ def load(path: Path) -> Sae:
 
 
 def _choice(config: Mapping[str, Any], name: str, choices: tuple[str, ...], path: Path) -> str:
-    value = config.get(name, "none")
+    value = "none" if config.get(name) is None else config[name]
     if value not in choices:
         raise InputError(f"{path}: {name}={value!r} cannot be read, only {', '.join(choices)}")
     return value

@@ -21,7 +21,6 @@ _FIELDS = (
     "d_sae",
     "d_out",
     "k",
-    "dtype",
     "rescale_acts_by_decoder_norm",
     "finetuning_scaling_factor",
 )
@@ -78,7 +77,7 @@ def modern(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _activation(old: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Architecture, and k of TopK, which was a standard autoencoder with another activation."""
-    activation, arch = old.get("activation_fn", "relu"), old.get("architecture", "standard")
+    activation, arch = old.get("activation_fn") or "relu", old.get("architecture", "standard")
     if activation not in ("relu", "topk"):
         raise InputError(f"{path}: activation_fn={activation!r} cannot be read, only relu and topk")
     if "topk" not in (activation, arch):

@@ -7,7 +7,6 @@ References:
   (sae_lens/saes), `read_sae_components_from_disk` (sae_lens/loading/pretrained_sae_loaders.py).
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def input_scale(folder: Path) -> float | None:
     """The factor on activations that training estimated, if it is there and not yet folded.
 
     Raises:
-      InputError: If it is no positive number.
+      InputError: If it is no number that weights can be divided by.
     """
     path = folder / _SCALER
     if not path.is_file():
@@ -36,8 +35,9 @@ def input_scale(folder: Path) -> float | None:
     if scale is None:
         return None
     number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not number or not 0 < scale < math.inf:
-        raise InputError(f"{path}: scaling_factor={scale!r} must be a positive number")
+    # Far inside float32, which the weights are.
+    if not number or not 1e-30 < scale < 1e30:
+        raise InputError(f"{path}: scaling_factor={scale!r} must be a number of 1e-30 to 1e30")
     return float(scale)
 
 

@@ -49,7 +49,6 @@ def refuses(sae: Sae) -> str | None:
 
 def drops(sae: Sae) -> list[str]:
     """What of an autoencoder is lost: nothing, `cfg.json` holds all metadata."""
-    del sae
     return []
 
 

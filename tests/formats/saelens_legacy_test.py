@@ -50,6 +50,7 @@ def test_flat_configurations(tmp_path):
         ({"normalize_activations": False}, {"normalize_activations": "none"}),
         ({"normalize_activations": None}, {"normalize_activations": "none"}),
         ({"hook_name": "blocks.1.attn.hook_z"}, {"reshape_activations": "hook_z"}),
+        ({"activation_fn_str": None}, {"architecture": "standard"}),
         ({"apply_b_dec_to_input": False}, {"apply_b_dec_to_input": False}),
         (
             {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}},

@@ -255,6 +255,7 @@ def test_which_folders_are_of_this_format(tmp_path):
     (tmp_path / "cfg.json").touch()
     assert saelens.is_here(tmp_path)  # And its weights are missing, as `load` says.
     assert not saelens.is_here(tmp_path / "cfg.json")
+    assert not saelens.is_here(tmp_path / "no\0name")
     (tmp_path / "sae.safetensors").touch()
     assert not saelens.is_here(tmp_path)
     (tmp_path / "sae_weights.safetensors").touch()
