@@ -80,7 +80,8 @@ def tensor(
         raise InputError(
             f"{path}: {name} has type {found.dtype.name}; weights are of {', '.join(_KINDS)}"
         )
-    found = found.astype(np.float32)
+    with np.errstate(over="ignore"):  # Infinities are found below.
+        found = found.astype(np.float32)
     if not np.isfinite(found).all():
         bad = int(np.count_nonzero(~np.isfinite(found)))
         raise InputError(
@@ -99,6 +100,18 @@ def positive(config: Mapping[str, Any], name: str, path: Path) -> int:
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{path}: {name}={value!r} must be a whole number of at least 1")
+    return value
+
+
+def flag(config: Mapping[str, Any], name: str, default: bool, path: Path) -> bool:
+    """A yes or no from a configuration.
+
+    Raises:
+      InputError: If it is neither.
+    """
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"{path}: {name}={value!r} must be true or false")
     return value
 
 
