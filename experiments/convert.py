@@ -3,13 +3,13 @@ r"""Writes autoencoders in the format of another library, and publishes them.
     python experiments/convert.py --source=runs/quickstart --out=converted --format=sparsify
 
 converts all autoencoders of a run; --hookpoint and --seed choose. The source is a folder of saejax,
-SAELens (6 and before), sparsify or dictionary_learning, or hub:owner/name of the Hugging Face hub,
-and the formats are saelens, sparsify and dictionary_learning. One autoencoder goes into --out
-itself, several into folders below it.
+SAELens (6 and before), sparsify or dictionary_learning, a file of OpenAI's, or hub:owner/name of
+the Hugging Face hub; the formats are saelens, sparsify and dictionary_learning. One autoencoder
+goes into --out itself, several into folders below it.
 
 Each is read again after it was written, and its weights and reconstructions are compared with
-those of the source. What the new format has no place for is listed; an autoencoder that it does not have (a
-gated one in sparsify, say) is refused.
+those of the source. What the new format has no place for is listed; an autoencoder that it does
+not have (a gated one in sparsify, say) is refused.
 
     python experiments/convert.py --source=runs/quickstart --out=converted --format=saelens \
         --push_to_hub=owner/name

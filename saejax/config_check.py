@@ -113,6 +113,13 @@ def check(cfg: Config) -> None:
             fail(path, f"only {' and '.join(_SELECTING)} have it")
     if cfg.sae.product_dtype != "float32" and cfg.sae.arch not in _SELECTING:
         fail("sae.product_dtype", f"only {' and '.join(_SELECTING)} choose by a product")
+    frozen = cfg.sae.arch == "gated" and cfg.sae.gated_auxiliary == "frozen"
+    if frozen and not cfg.sae.unit_decoder:
+        fail(
+            "sae.gated_auxiliary",
+            "with a free decoder (sae.unit_decoder=False) the penalty shrinks frozen rows with "
+            "nothing against it, and the number of active latents grows; set it to attached",
+        )
     if cfg.sae.skip_connection and not cfg.target_hookpoint:
         fail("sae.skip_connection", "only transcoders have it: set target_hookpoint")
     for path in ("hookpoint", "target_hookpoint"):

@@ -115,6 +115,13 @@ def test_losses_of_topk_are_refused_elsewhere(path, value):
         check(cfg)
 
 
+def test_a_frozen_decoder_is_one_of_unit_norm():
+    check(fitting(sae__arch="gated"))
+    check(fitting(sae__arch="gated", sae__unit_decoder=False, sae__gated_auxiliary="attached"))
+    with pytest.raises(InputError, match=r"sae\.gated_auxiliary='frozen'.*set it to attached"):
+        check(fitting(sae__arch="gated", sae__unit_decoder=False))
+
+
 @pytest.mark.parametrize(
     ("path", "value", "fix"),
     [

@@ -313,7 +313,12 @@ def replication() -> dict[str, dict[str, Any]]:
             if (layer, part) != (6, ".mlp")
         },
         "relu": {"sae.arch": "relu", "sae.sparsity_coefficient": 3.0, **free},
-        "gated": {"sae.arch": "gated", "sae.sparsity_coefficient": 3.0, **free},
+        "gated": {
+            "sae.arch": "gated",
+            "sae.sparsity_coefficient": 6.0,
+            "sae.gated_auxiliary": "attached",
+            **free,
+        },
         "gpt2": {"lm.source": "openai-community/gpt2", "hookpoint": "h.6.mlp"},
         "pythia": {"lm.source": "EleutherAI/pythia-160m", "sae.num_latents": 8192},
         "k=64, 1024 latents": {"sae.k": 64, "sae.num_latents": 1024},

@@ -7,7 +7,15 @@ from types import ModuleType
 from typing import NamedTuple
 
 from saejax.errors import InputError
-from saejax.formats import dictionary_learning, hub, openai, saelens, saelens_hooks, sparsify
+from saejax.formats import (
+    dictionary_learning,
+    hub,
+    openai,
+    saelens,
+    saelens_hooks,
+    saelens_training,
+    sparsify,
+)
 from saejax.sae.sae import Sae
 
 FORMATS: dict[str, ModuleType] = {
@@ -15,6 +23,7 @@ FORMATS: dict[str, ModuleType] = {
     "sparsify": sparsify,
     "dictionary_learning": dictionary_learning,
 }
+_READABLE = FORMATS | {"openai": openai}
 # Folders of a run with many files and no autoencoder.
 _SKIPPED = ("activations", "checkpoints", "matchings", "latents")
 # owner/release/model/hookpoint/seed is as deep as they get.
@@ -26,7 +35,7 @@ class Found(NamedTuple):
 
     Attributes:
       name: Its path below the source, with forward slashes; "" for the source itself.
-      format: A key of `FORMATS`.
+      format: A key of `FORMATS`, or "openai".
       commit: Of a repository of the hub.
     """
 
@@ -42,10 +51,10 @@ class Found(NamedTuple):
 
 
 def load_sae(source: str | Path, hookpoint: str | None = None, seed: int | None = None) -> Sae:
-    """Loads an autoencoder of saejax, SAELens, sparsify or dictionary_learning.
+    """Loads an autoencoder of saejax, SAELens, sparsify, dictionary_learning or OpenAI.
 
     Args:
-      source: A folder of one autoencoder; a folder that has such folders below it, as a run of
+      source: A folder of one autoencoder, or a `.pt` file of OpenAI's for GPT-2; a folder that has such folders below it, as a run of
         saejax, of sparsify or of dictionary_learning; or `hub:owner/name[@revision]`, a
         repository of the Hugging Face hub with either, of which the chosen files are fetched.
       hookpoint: Chooses among several: a hook point (`layers.6.mlp`, SAELens'
@@ -108,11 +117,13 @@ def find(source: str | Path) -> list[Found]:
         if not root.exists():
             raise InputError(f"{source}: does not exist; give a folder or {hub.SCHEME}owner/name")
         found = _among(_files(root), None)
+        # What is not complete is named when it is loaded.
+        found = found or [Found("", name) for name, m in _READABLE.items() if m.is_here(root)][:1]
     if not found:
-        kinds = "; ".join(f"{name}: {' and '.join(FORMATS[name].FILES)}" for name in FORMATS)
+        files = "; ".join(f"{name}: {' and '.join(_files_of(name))}" for name in FORMATS)
         raise InputError(
             f"{source}: no autoencoder here; looked for folders, up to {_DEPTH} deep, with the "
-            f"files of {kinds}"
+            f"files of {files}"
         )
     return found
 
@@ -148,10 +159,11 @@ def load_found(source: str | Path, one: Found) -> Sae:
     Raises:
       InputError: As `load_sae`.
     """
-    module = FORMATS[one.format]
+    module = _READABLE[one.format]
     if one.commit is None:
         return module.load(Path(source).expanduser() / one.name)
-    names = [str(PurePosixPath(one.name) / file) for file in module.FILES]
+    files = (*_files_of(one.format), saelens_training.SCALER)
+    names = [str(PurePosixPath(one.name) / file) for file in files]
     return module.load(hub.fetch(str(source), one.commit, names) / one.name)
 
 
@@ -164,9 +176,14 @@ def _among(names: Iterable[str], commit: str | None) -> list[Found]:
     return [
         Found(folder, name, commit)
         for folder, files in sorted(folders.items())
-        for name, module in FORMATS.items()
-        if files.issuperset(module.FILES)
+        for name in FORMATS
+        if files.issuperset(_files_of(name))
     ]
+
+
+def _files_of(format: str) -> tuple[str, str]:
+    """What a folder of a format holds."""
+    return FORMATS[format].CONFIG, FORMATS[format].WEIGHTS
 
 
 def _files(root: Path) -> list[str]:
@@ -183,7 +200,7 @@ def _files(root: Path) -> list[str]:
 
 def _is_at(name: str, hookpoint: str) -> bool:
     parts = name.split("/")
-    known_as = {hookpoint, saelens.hook_name(hookpoint)}
+    known_as = {hookpoint, saelens_hooks.hook_name(hookpoint)}
     return bool(known_as.intersection(parts)) or f"/{name}/".endswith(f"/{hookpoint}/")
 
 

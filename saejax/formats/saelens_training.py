@@ -17,7 +17,7 @@ from saejax.errors import InputError
 from saejax.formats import weights
 
 # Beside the weights of a checkpoint in training.
-_SCALER = "activation_scaler.json"
+SCALER = "activation_scaler.json"
 # Least norm of a decoder row that is divided by (`get_W_dec_norm`).
 _LEAST_NORM = 1e-8
 
@@ -28,7 +28,7 @@ def input_scale(folder: Path) -> float | None:
     Raises:
       InputError: If it is no number that weights can be divided by.
     """
-    path = folder / _SCALER
+    path = folder / SCALER
     if not path.is_file():
         return None
     scale = weights.read_config(path).get("scaling_factor")

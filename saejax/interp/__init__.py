@@ -1,0 +1,1 @@
+"""Explaining latents in words, and scoring the explanations."""
