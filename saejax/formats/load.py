@@ -54,9 +54,10 @@ def load_sae(source: str | Path, hookpoint: str | None = None, seed: int | None 
     """Loads an autoencoder of saejax, SAELens, sparsify, dictionary_learning or OpenAI.
 
     Args:
-      source: A folder of one autoencoder, or a `.pt` file of OpenAI's for GPT-2; a folder that has such folders below it, as a run of
-        saejax, of sparsify or of dictionary_learning; or `hub:owner/name[@revision]`, a
-        repository of the Hugging Face hub with either, of which the chosen files are fetched.
+      source: A folder of one autoencoder, or a `.pt` file of OpenAI's for GPT-2; a folder that has
+        such folders below it, as a run of saejax, of sparsify or of dictionary_learning; or
+        `hub:owner/name[@revision]`, a repository of the Hugging Face hub with either, of which
+        the chosen files are fetched.
       hookpoint: Chooses among several: a hook point (`layers.6.mlp`, SAELens'
         `blocks.6.hook_mlp_out`), any other folder's name (`trainer_0`), or a path below the source.
       seed: Chooses among several, by folders named `seed<i>`.
