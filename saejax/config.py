@@ -118,8 +118,8 @@ class SaeConfig:
     sparsity_coefficient: float = 3.0
     # Steps over which that weight rises from 0.
     sparsity_warmup_steps: int = 0
-    # gated: decoder in the auxiliary loss, "frozen" (Rajamanoharan et al. 2024) with unit_decoder, or
-    # "attached", as in SAELens, without: the penalty shrinks frozen rows with nothing against it
+    # gated: decoder of the auxiliary loss: "frozen" (Rajamanoharan et al. 2024) with unit_decoder,
+    # "attached" (SAELens) without: the penalty shrinks frozen rows with nothing against it
     # (SmolLM2 layers.6.mlp, N=4,096, L1 6: L0 rose to 490 by step 350; attached, it fell to 45).
     gated_auxiliary: str = "frozen"
     # jump_relu: width of the window around the threshold in which it learns, in units of the
