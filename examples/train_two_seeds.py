@@ -1,0 +1,24 @@
+"""Trains two seeds on the packaged model and text from Python, and compares them.
+
+    python examples/train_two_seeds.py FOLDER
+
+Small, so that it takes a minute: 20,000 tokens, on which little is learnt.
+"""
+
+import sys
+from pathlib import Path
+
+from saejax import Config, compare
+from saejax.config_check import check
+from saejax.run import train_run
+from saejax.rundir import open_run
+
+cfg = Config(init_seeds=(1, 2), hookpoint="layers.6.mlp")
+cfg.data.text_field = "extract"
+cfg.data.context_length, cfg.data.num_tokens = 256, 20_000
+cfg.sae.num_latents, cfg.sae.k = 256, 16
+cfg.train.batch_tokens, cfg.train.warmup_steps = 1024, 5
+check(cfg)
+
+saes = train_run(cfg, open_run(cfg, Path(sys.argv[1])))
+print(f"shared at a cosine of 0.7: {compare(saes[1], saes[2]).shared_frac(0.7):.1%}")
