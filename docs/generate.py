@@ -2,7 +2,9 @@
 
 - `<!-- README: Heading -->` in a page stands for that section of README.md.
 - Every configuration and every script gets a page: its docstring, its source or its flags.
-- `<!-- FIELDS -->` stands for the fields of saejax/config.py with what is said of each.
+- `<!-- EXAMPLE: name -->` stands for the code of examples/name.py,
+  `<!-- FIELDS -->` for the fields of saejax/config.py with what is said of each, and
+  `<!-- PAGES: folder -->` for links to the pages that were made there.
 - `$x$` and blocks fenced as math become MathML, which browsers draw by themselves.
 """
 
@@ -26,6 +28,8 @@ _PLACES = {
     "CHANGELOG.md": "/changelog.md",
 }
 _README = re.compile(r"^<!-- README: (.+) -->$", re.MULTILINE)
+_EXAMPLE = re.compile(r"<!-- EXAMPLE: (\w+) -->")
+_PAGES = re.compile(r"<!-- PAGES: (\w+) -->")
 _LINK = re.compile(r"\]\((?!https?:|#|/)([^)]+)\)")
 _FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _INLINE_MATH = re.compile(r"\$([^$]+)\$")
@@ -152,15 +156,20 @@ def _script_page(path: Path) -> str:
     name = path.relative_to(ROOT)
     rows = "\n".join(f"| `--{flag}` | {_cell(said)} |" for flag, said in script_flags(path).items())
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return f"# {path.stem}\n\n`{name}`\n\n{prose(docstring)}\n\n| flag | |\n|---|---|\n{rows}\n"
+    title = f"# {path.stem}\n\n`{name}`"
+    return f"{title}\n\n{prose(docstring)}\n\n| flag | |\n|---|---|\n{rows}\n"
 
 
 def _config_page(path: Path) -> str:
-    source = path.read_text()
-    docstring = ast.get_docstring(ast.parse(source)) or ""
-    # After the docstring.
-    body = source.split('"""', 2)[2].strip()
-    return f"# {path.stem}\n\n`{path.relative_to(ROOT)}`\n\n{prose(docstring)}\n\n```python\n{body}\n```\n"
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    title = f"# {path.stem}\n\n`{path.relative_to(ROOT)}`"
+    return f"{title}\n\n{prose(docstring)}\n\n{_code(path)}\n"
+
+
+def _code(path: Path) -> str:
+    """A Python file below its docstring."""
+    code = path.read_text().split('"""', 2)[2].strip()
+    return f"```python\n{code}\n```"
 
 
 def scripts() -> list[Path]:
@@ -200,7 +209,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if "<!-- FIELDS -->" in markdown:
         source = (ROOT / "saejax" / "config.py").read_text()
         markdown = markdown.replace("<!-- FIELDS -->", config_fields(source))
-    return re.sub(r"<!-- PAGES: (\w+) -->", lambda match: _list(files, match[1]), markdown)
+    markdown = _EXAMPLE.sub(lambda match: _code(ROOT / "examples" / f"{match[1]}.py"), markdown)
+    return _PAGES.sub(lambda match: _list(files, match[1]), markdown)
 
 
 def _list(files: Files, folder: str) -> str:

@@ -2,7 +2,8 @@
 
     python examples/train_two_seeds.py FOLDER
 
-Small, so that it takes a minute: 20,000 tokens, on which little is learnt.
+Small, so that it takes one to two minutes on two cores: 20,000 tokens, read 20 times. A run that
+is stopped goes on when the command is repeated.
 """
 
 import sys
@@ -16,8 +17,9 @@ from saejax.rundir import open_run
 cfg = Config(init_seeds=(1, 2), hookpoint="layers.6.mlp")
 cfg.data.text_field = "extract"
 cfg.data.context_length, cfg.data.num_tokens = 256, 20_000
+cfg.data.activations, cfg.data.epochs = "store", 20
 cfg.sae.num_latents, cfg.sae.k = 256, 16
-cfg.train.batch_tokens, cfg.train.warmup_steps = 1024, 5
+cfg.train.batch_tokens, cfg.train.warmup_steps, cfg.train.lr_scale = 1024, 50, 4.0
 check(cfg)
 
 saes = train_run(cfg, open_run(cfg, Path(sys.argv[1])))
