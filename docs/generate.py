@@ -11,6 +11,7 @@
 import ast
 import html
 import re
+import textwrap
 from pathlib import Path
 
 import latex2mathml.converter
@@ -30,6 +31,8 @@ _PLACES = {
 _README = re.compile(r"^<!-- README: (.+) -->$", re.MULTILINE)
 _EXAMPLE = re.compile(r"<!-- EXAMPLE: (\w+) -->")
 _PAGES = re.compile(r"<!-- PAGES: (\w+) -->")
+# What configurations say of their cost begins a line.
+_PARAGRAPH = re.compile(r"\n\n|\n(?=(?:Hardware|Time|Expect)\b)")
 _LINK = re.compile(r"\]\((?!https?:|#|/)([^)]+)\)")
 _FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _INLINE_MATH = re.compile(r"\$([^$]+)\$")
@@ -67,9 +70,9 @@ def relinked(markdown: str) -> str:
 def prose(docstring: str) -> str:
     """A docstring as Markdown: paragraphs with indented lines stay as they are laid out."""
     parts = []
-    for paragraph in docstring.strip().split("\n\n"):
+    for paragraph in _PARAGRAPH.split(docstring.strip()):
         if re.search(r"^ ", paragraph, re.MULTILINE) or re.match(r"[-*] ", paragraph):
-            parts.append(f"```text\n{paragraph}\n```")
+            parts.append(f"```text\n{textwrap.dedent(paragraph)}\n```")
         else:
             parts.append(re.sub(r"[*_<\[]", lambda sign: f"&#{ord(sign[0])};", paragraph))
     return "\n\n".join(parts)
