@@ -40,7 +40,7 @@ format: $(STAMPS)/dev ## install, format the code
 	@$(PY) -m ruff format
 
 docs: $(STAMPS)/docs ## install, build the documentation into build/site
-	@$(PY) -m mkdocs build --strict --quiet
+	@$(PY) -m mkdocs build --strict
 	@echo "make: the documentation is build/site/index.html"
 
 clean: ## remove the environment and caches, keep runs/

@@ -1,10 +1,9 @@
 """A hook of MkDocs: what the repository says elsewhere becomes part of the site as it is built.
 
 - `<!-- README: Heading -->` in a page stands for that section of README.md.
-- Every configuration and every script gets a page: its docstring, its source or its flags.
-- `<!-- EXAMPLE: name -->` stands for the code of examples/name.py,
-  `<!-- FIELDS -->` for the fields of saejax/config.py with what is said of each, and
-  `<!-- PAGES: folder -->` for links to the pages that were made there.
+- Every configuration and every script gets a page: its docstring, and its source or its flags.
+- `<!-- PAGES: folder -->` stands for links to these, `<!-- EXAMPLE: name -->` for the code of
+  examples/name.py, `<!-- FIELDS -->` for the fields of saejax/config.py and what is said of each.
 - `$x$` and blocks fenced as math become MathML, which browsers draw by themselves.
 """
 
@@ -26,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[1]
 _PLACES = {
     "saejax/config.py": "/reference/config.md",
     "saejax/sae/architectures": "/method/training.md",
-    "CHANGELOG.md": "/changelog.md",
 }
 _README = re.compile(r"^<!-- README: (.+) -->$", re.MULTILINE)
 _EXAMPLE = re.compile(r"<!-- EXAMPLE: (\w+) -->")
@@ -98,8 +96,7 @@ def _help(node: ast.expr) -> str:
     """The text of a help; where a list of names is put in, "..."."""
     if isinstance(node, ast.JoinedStr):
         return "".join(
-            getattr(part, "value", "") if isinstance(part, ast.Constant) else "..."
-            for part in node.values
+            str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values
         )
     return str(ast.literal_eval(node))
 

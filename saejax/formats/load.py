@@ -10,14 +10,6 @@ from saejax.sae.sae import Sae
 def load_sae(source: str | Path, hookpoint: str | None = None, seed: int | None = None) -> Sae:
     """Loads an autoencoder.
 
-    Example:
-      >>> import tempfile, numpy as np, saejax
-      >>> zero, one = np.zeros(2, np.float32), np.eye(2, dtype=np.float32)
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     saejax.save_sae(saejax.Sae(one, zero, one, zero, k=1), folder)
-      ...     saejax.load_sae(folder).num_latents
-      2
-
     Args:
       source: A folder with `cfg.json` and `sae_weights.safetensors` (SAELens v6), or a run
         directory of saejax, in which hook point and seed choose one.
@@ -53,14 +45,6 @@ def load_sae(source: str | Path, hookpoint: str | None = None, seed: int | None 
 
 def save_sae(sae: Sae, path: str | Path, *, format: str = "saelens") -> None:
     """Saves an autoencoder as a folder that SAELens (6 and later) loads as is.
-
-    Example:
-      >>> import os, tempfile, numpy as np, saejax
-      >>> zero, one = np.zeros(2, np.float32), np.eye(2, dtype=np.float32)
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     saejax.save_sae(saejax.Sae(one, zero, one, zero, k=1), folder)
-      ...     sorted(os.listdir(folder))
-      ['cfg.json', 'sae_weights.safetensors']
 
     Raises:
       InputError: For another format.
