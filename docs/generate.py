@@ -8,7 +8,6 @@
 """
 
 import ast
-import html
 import re
 import textwrap
 from pathlib import Path
@@ -32,6 +31,8 @@ _PAGES = re.compile(r"<!-- PAGES: (\w+) -->")
 # What configurations say of their cost begins a line.
 _PARAGRAPH = re.compile(r"\n\n|\n(?=(?:Hardware|Time|Expect)\b)")
 _LINK = re.compile(r"\]\((?!https?:|#|/)([^)]+)\)")
+_CODE = re.compile(r"(`[^`]*`)")
+_SIGNS = re.compile(r"[*_<\[|]")
 _FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _INLINE_MATH = re.compile(r"\$([^$]+)\$")
 _OUTSIDE = re.compile(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=\"(?:https?:)?//")
@@ -72,8 +73,15 @@ def prose(docstring: str) -> str:
         if re.search(r"^ ", paragraph, re.MULTILINE) or re.match(r"[-*] ", paragraph):
             parts.append(f"```text\n{textwrap.dedent(paragraph)}\n```")
         else:
-            parts.append(re.sub(r"[*_<\[]", lambda sign: f"&#{ord(sign[0])};", paragraph))
+            parts.append(_plain(paragraph))
     return "\n\n".join(parts)
+
+
+def _plain(text: str) -> str:
+    """Text without Markdown of its own but for `code`."""
+    parts = _CODE.split(text)
+    parts[::2] = [_SIGNS.sub(lambda sign: f"&#{ord(sign[0])};", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def script_flags(path: Path) -> dict[str, str]:
@@ -116,7 +124,7 @@ def config_fields(source: str) -> str:
                 # Fields that have no comment share the one above.
                 said = _comment_above(lines, field.lineno - 1) or said
                 kind, default = ast.unparse(field.annotation), ast.unparse(field.value)
-                meaning = _cell(said)
+                meaning = _plain(said)
                 if kind.endswith("Config"):
                     default, meaning = f"{kind}()", f"See [{kind}](#{kind.lower()})."
                 name = ast.unparse(field.target)
@@ -131,10 +139,6 @@ def _comment_above(lines: list[str], number: int) -> str:
     while lines[first - 1].strip().startswith("#"):
         first -= 1
     return " ".join(line.strip(" #") for line in lines[first:number])
-
-
-def _cell(text: str) -> str:
-    return html.escape(text, quote=False).replace("|", "&#124;").replace("*", "&#42;")
 
 
 def with_math(markdown: str) -> str:
@@ -154,7 +158,9 @@ def with_math(markdown: str) -> str:
 
 def _script_page(path: Path) -> str:
     name = path.relative_to(ROOT)
-    rows = "\n".join(f"| `--{flag}` | {_cell(said)} |" for flag, said in script_flags(path).items())
+    rows = "\n".join(
+        f"| `--{flag}` | {_plain(said)} |" for flag, said in script_flags(path).items()
+    )
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
     title = f"# {path.stem}\n\n`{name}`"
     return f"{title}\n\n{prose(docstring)}\n\n| flag | |\n|---|---|\n{rows}\n"

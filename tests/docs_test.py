@@ -136,8 +136,8 @@ def test_formulas_and_docstrings(generate):
     made = generate.with_math("a $x_1$\n\n```sh\necho $HOME $PATH\n```\n\n```math\ny^2\n```\n")
     assert made.count("<math") == 2
     assert "echo $HOME $PATH" in made
-    assert generate.prose("One *two*.\n\n    code *x*\n\nTime: 1 s\nExpect 2.") == (
-        "One &#42;two&#42;.\n\n```text\ncode *x*\n```\n\nTime: 1 s\n\nExpect 2."
+    assert generate.prose("One *two* `a_b`.\n\n    code *x*\n\nTime: 1 s\nExpect 2.") == (
+        "One &#42;two&#42; `a_b`.\n\n```text\ncode *x*\n```\n\nTime: 1 s\n\nExpect 2."
     )
 
 
