@@ -13,6 +13,8 @@ import sys
 import saejax
 from saejax.report.figures import cosine_scatter
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 first, second, figure = sys.argv[1:]
 a, b = saejax.load_sae(first), saejax.load_sae(second)
 

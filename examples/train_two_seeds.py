@@ -14,6 +14,8 @@ from saejax.config_check import check
 from saejax.run import train_run
 from saejax.rundir import open_run
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 cfg = Config(init_seeds=(1, 2), hookpoint="layers.6.mlp")
 cfg.data.text_field = "extract"
 cfg.data.context_length, cfg.data.num_tokens = 256, 20_000
