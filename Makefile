@@ -13,7 +13,7 @@ PIP = $(PY) -m pip --disable-pip-version-check install -q -c constraints.txt
 STAMPS = $(VENV)/stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint format clean FORCE
+.PHONY: help quickstart test test-slow lint format docs clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,10 @@ lint: $(STAMPS)/dev ## install, check format, style and types
 format: $(STAMPS)/dev ## install, format the code
 	@$(PY) -m ruff check --fix-only -q
 	@$(PY) -m ruff format
+
+docs: $(STAMPS)/docs ## install, build the documentation into build/site
+	@$(PY) -m mkdocs build --strict
+	@echo "make: the documentation is build/site/index.html"
 
 clean: ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build saejax.egg-info
@@ -88,4 +92,10 @@ $(STAMPS)/dev: $(STAMPS)/test
 	@echo "make: installing the dev extra (82 MB to fetch)"
 	@$(PIP) -e '.[test,dev]' || { \
 	  echo "make: could not install the dev extra, for the reason above" >&2; exit 1; }
+	@touch $@
+
+$(STAMPS)/docs: $(STAMPS)/base
+	@echo "make: installing the docs extra (17 MB to fetch)"
+	@$(PIP) -e '.[docs]' || { \
+	  echo "make: could not install the docs extra, for the reason above" >&2; exit 1; }
 	@touch $@

@@ -211,7 +211,15 @@ class MeshConfig:
 
 @dataclasses.dataclass(slots=True)
 class Config:
-    """A run. Any field can be set on the command line, as in `--config.sae.k=64`."""
+    """A run. Any field can be set on the command line, as in `--config.sae.k=64`.
+
+    Example:
+      >>> import saejax
+      >>> cfg = saejax.Config(init_seeds=(1, 2, 3))
+      >>> cfg.sae.k = 64
+      >>> cfg.sae.num_latents, cfg.data.activations
+      (32768, 'stream')
+    """
 
     # One autoencoder each; they differ in nothing but their initial weights.
     init_seeds: tuple[int, ...] = (1, 2)

@@ -21,6 +21,15 @@ class Comparison:
 
     Every fraction is of the N latents of a. Unmatched latents (N > M) count as not shared.
 
+    Example:
+      >>> import numpy as np, saejax
+      >>> one, zero = np.eye(2, dtype=np.float32), np.zeros(2, np.float32)
+      >>> a = saejax.Sae(one, zero, one, zero, k=1)
+      >>> b = saejax.Sae(one[::-1], zero, one, zero, k=1)
+      >>> comparison = saejax.compare(a, b, method="scipy")
+      >>> comparison.aligned_frac(0.7), comparison.agreement_frac
+      (1.0, 0.0)
+
     Attributes:
       decoder: One-to-one matching of the decoders' rows.
       encoder: One-to-one matching of the encoders' columns.
@@ -154,7 +163,7 @@ def compare(
     Example:
       >>> from types import SimpleNamespace
       >>> sae = SimpleNamespace(w_enc=np.eye(3), w_dec=np.eye(3))
-      >>> compare(sae, sae).shared_frac(0.7)
+      >>> compare(sae, sae, method="scipy").shared_frac(0.7)
       1.0
 
     Args:

@@ -27,6 +27,12 @@ class Certificate:
     For duals with u_i + v_j >= S_ij (see `Matching`), `dual` bounds every matching from above,
     so the best one exceeds ours by at most `gap` = dual - primal.
 
+    Example:
+      >>> import numpy as np, saejax
+      >>> certificate = saejax.match(np.eye(3), np.eye(3), method="scipy").certificate
+      >>> certificate.primal, certificate.certified
+      (3.0, True)
+
     Attributes:
       primal: Sum of the matched cosines, in float64.
       dual: Upper bound on the sum of the matched cosines of any matching.
@@ -101,6 +107,12 @@ class Matching:
     u_i + v_j >= S_ij for every pair, where S is the matrix of cosines, in an optimum with equality
     on matched pairs. Where N < M, v is at least 0, and in an optimum 0 on unmatched latents of b;
     where N > M the same holds for u.
+
+    Example:
+      >>> import numpy as np, saejax
+      >>> matching = saejax.match(np.eye(3), np.eye(3)[:2], method="scipy")
+      >>> matching.target, matching.num_matched
+      (array([ 0,  1, -1], dtype=int32), 2)
 
     Attributes:
       target: [N] partner in b; -1 is unmatched, which occurs only when N > M. One to one,

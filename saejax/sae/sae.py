@@ -33,6 +33,12 @@ class Sae:
     y_hat = f(x) W_dec + b_dec, with x W_skip^T added if it has a skip connection. Its z is
     x W_enc + b_enc. Autoencoders of other libraries may have that z too.
 
+    Example:
+      >>> import numpy as np, saejax
+      >>> sae = saejax.Sae(np.ones((2, 3)), np.zeros(3), np.ones((3, 2)), np.zeros(2), k=1)
+      >>> sae.num_latents, sae.d_model
+      (3, 2)
+
     Attributes:
       w_enc: Encoder [D, N], one column a latent.
       b_enc: Encoder bias [N]; of a gated one, that of the gate.
@@ -94,6 +100,12 @@ class Sae:
 
 class Codes(typing.NamedTuple):
     """Sparse codes: the values of the active latents and which ones they are.
+
+    Example:
+      >>> import jax.numpy as jnp, saejax
+      >>> codes = saejax.Codes(jnp.array([[2.0, 0.5]]), jnp.array([[7, 3]]))
+      >>> codes.values.shape
+      (1, 2)
 
     Attributes:
       values: [B, K], at least 0, in descending order.
@@ -190,6 +202,12 @@ def _all_codes(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
 @jax.jit
 def decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None = None) -> Float[Array, "B E"]:
     """Reconstruction sum_k values[b, k] W_dec[indices[b, k]] + b_dec [+ W_skip x_b].
+
+    Example:
+      >>> import jax.numpy as jnp, saejax
+      >>> sae = saejax.Sae(jnp.eye(2), jnp.zeros(2), jnp.eye(2), jnp.ones(2), k=1)
+      >>> saejax.decode(sae, saejax.Codes(jnp.array([[3.0]]), jnp.array([[1]]))).tolist()
+      [[1.0, 4.0]]
 
     Args:
       sae: The autoencoder.
