@@ -69,9 +69,9 @@ def load_sae(source: str | Path, hookpoint: str | None = None, seed: int | None 
     Example:
       >>> import tempfile, jax.numpy as jnp, saejax
       >>> sae = saejax.Sae(jnp.eye(2), jnp.zeros(2), jnp.eye(2), jnp.zeros(2), k=1)
-      >>> folder = tempfile.mkdtemp()
-      >>> saejax.save_sae(sae, folder, format="sparsify")
-      >>> saejax.load_sae(folder).w_dec.tolist()
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     saejax.save_sae(sae, folder, format="sparsify")
+      ...     saejax.load_sae(folder).w_dec.tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
     chosen = choose(find(source), source, hookpoint, seed)
@@ -90,6 +90,14 @@ def load_sae(source: str | Path, hookpoint: str | None = None, seed: int | None 
 
 def save_sae(sae: Sae, path: str | Path, *, format: str = "saelens") -> None:
     """Saves an autoencoder as a folder that another library loads as is.
+
+    Example:
+      >>> import os, tempfile, jax.numpy as jnp, saejax
+      >>> sae = saejax.Sae(jnp.eye(2), jnp.zeros(2), jnp.eye(2), jnp.zeros(2), k=1)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     saejax.save_sae(sae, folder)
+      ...     sorted(os.listdir(folder))
+      ['cfg.json', 'sae_weights.safetensors']
 
     Args:
       sae: The autoencoder.
