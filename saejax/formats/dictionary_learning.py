@@ -230,7 +230,7 @@ def _trainer(sae: Sae) -> dict[str, Any]:
         "dict_size": sae.num_latents,
     }
     if name == "AutoEncoderTopK":
-        trainer["k"] = sae.k
+        trainer["k"] = min(sae.k, sae.num_latents)
     elif name == "BatchTopKSAE":
         # Training on batches used it. Where it is not known, all latents may be active.
         k = trainer.get("k")
