@@ -107,7 +107,7 @@ def load(path: Path) -> Sae:
         if entry in trainer and weights.positive(trainer, entry, config_file) != size:
             raise InputError(f"{config_file}: {entry}={trainer[entry]}, but {WEIGHTS} has {size}")
     shapes = {"w_enc": (d_model, num_latents), "w_dec": (num_latents, d_model), "b_dec": (d_model,)}
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for tensor, field in kind.fields.items():
         shape = shapes.get(field, (num_latents,))
         if tensor.endswith(".weight"):
@@ -115,7 +115,7 @@ def load(path: Path) -> Sae:
         else:
             leaves[field] = weights.tensor(tensors, tensor, shape, file)
     if name == "AutoEncoder":
-        leaves = _with_unit_rows(leaves)
+        leaves = _with_unit_rows(leaves, file)
     if kind.arch == "jump_relu" and "threshold" in kind.others:
         threshold = weights.tensor(tensors, "threshold", (), file)
         leaves["threshold"] = np.full(num_latents, threshold)
@@ -187,22 +187,23 @@ def _chosen_k(
 
 def _row_norms(w_dec_ND: np.ndarray) -> np.ndarray | None:
     """Norms [N] of decoder rows where `AutoEncoder.normalize_decoder` divides by them."""
-    norm_N = np.linalg.norm(w_dec_ND, axis=1)
+    with np.errstate(over="ignore"):
+        norm_N = np.linalg.norm(w_dec_ND, axis=1)
     # The tolerance of `torch.allclose`.
     return None if np.allclose(norm_N, 1, rtol=1e-5, atol=1e-8) else norm_N
 
 
-def _with_unit_rows(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _with_unit_rows(leaves: dict[str, Any], file: Path) -> dict[str, Any]:
     """The same reconstructions from decoder rows of norm 1; a row of zeros stays."""
     norm_N = _row_norms(leaves["w_dec"])
     if norm_N is None:
         return leaves
     norm_N = np.where(norm_N > 0, norm_N, 1)
-    return leaves | {
-        "w_enc": leaves["w_enc"] * norm_N[None],
-        "b_enc": leaves["b_enc"] * norm_N,
-        "w_dec": leaves["w_dec"] / norm_N[:, None],
-    }
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = {"w_enc": leaves["w_enc"] * norm_N[None], "b_enc": leaves["b_enc"] * norm_N}
+    if not all(np.isfinite(leaf).all() for leaf in (norm_N, *scaled.values())):
+        raise InputError(f"{file}: weights too large for decoder rows of norm 1 in float32")
+    return leaves | scaled | {"w_dec": leaves["w_dec"] / norm_N[:, None]}
 
 
 def _has_one_threshold(sae: Sae) -> bool:
@@ -223,7 +224,9 @@ def _class_name(sae: Sae) -> str:
 def _trainer(sae: Sae) -> dict[str, Any]:
     """The configuration's `trainer`."""
     name = _class_name(sae)
-    trainer = {_THEIR_NAMES.get(entry, entry): value for entry, value in sae.metadata}
+    trainer: dict[str, Any] = {
+        _THEIR_NAMES.get(entry, entry): value for entry, value in sae.metadata
+    }
     trainer |= {
         "dict_class": name,
         "activation_dim": sae.d_model,
@@ -279,12 +282,14 @@ def save(sae: Sae, path: Path) -> None:
         raise InputError(f"{path}: {reason}")
     trainer = _trainer(sae)
     kind = _CLASSES[trainer["dict_class"]]
+    leaves = {field: np.asarray(getattr(sae, field)) for field in kind.fields.values()}
     if sae.centers_input and not kind.centers_input:
-        w_enc_DN, b_dec_D = (np.asarray(leaf, np.float64) for leaf in (sae.w_enc, sae.b_dec))
-        sae = sae.replace(b_enc=np.asarray(sae.b_enc) - b_dec_D @ w_enc_DN)
+        # (x - b_dec) W_enc + b_enc, with one rounding of the bias.
+        shift_N = leaves["b_dec"].astype(np.float64) @ leaves["w_enc"]
+        leaves["b_enc"] = leaves["b_enc"] - shift_N
     tensors = {}
     for tensor, field in kind.fields.items():
-        value = np.asarray(getattr(sae, field), np.float32)
+        value = leaves[field].astype(np.float32)
         tensors[tensor] = value.T if tensor.endswith(".weight") else value
     if kind.others:
         tensors["k"] = np.array(trainer["k"], np.int32)

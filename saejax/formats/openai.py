@@ -9,6 +9,7 @@ References:
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def load(path: Path) -> Sae:
         "encoder.weight": (num_latents, d_model),
         "decoder.weight": (d_model, num_latents),
     }
-    leaves = {
+    leaves: dict[str, Any] = {
         # A vector is its own transpose.
         field: weights.tensor(values, name, shapes[name], path).T
         for name, field in _FIELDS.items()

@@ -80,7 +80,8 @@ def tensor(tensors: Mapping[str, Any], name: str, shape: tuple[int, ...], path: 
         raise InputError(
             f"{path}: {name} has type {found.dtype.name}; weights are of {', '.join(_KINDS)}"
         )
-    found = found.astype(np.float32)
+    with np.errstate(over="ignore"):
+        found = found.astype(np.float32)
     if not np.isfinite(found).all():
         bad = int(np.count_nonzero(~np.isfinite(found)))
         raise InputError(

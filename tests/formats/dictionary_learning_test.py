@@ -121,6 +121,15 @@ def test_a_decoder_row_of_zeros_stays(tmp_path):
     np.testing.assert_array_equal(loaded.w_enc[:, 3], own["w_enc"][:, 3])
 
 
+@pytest.mark.parametrize("sizes", [{"w_dec": 1e15, "w_enc": 1e25}, {"w_dec": 1e25}])
+def test_weights_too_large_to_be_scaled(tmp_path, sizes):
+    own = leaves(unit_rows=False)
+    large = {name: own[name] * np.float32(size) for name, size in sizes.items()}
+    dictionary_learning.save(make("relu", **own | large), tmp_path)
+    with pytest.raises(InputError, match="weights too large"):
+        dictionary_learning.load(tmp_path)
+
+
 def test_jump_relu_with_many_thresholds_and_b_dec_subtracted(tmp_path):
     sae = make("jump_relu")
     assert "apply_b_dec_to_input" in dictionary_learning.drops(sae)[0]
@@ -234,6 +243,7 @@ NAN = np.full(N, np.nan, np.float32)
         (spoil_tensors(b_dec=None), r"ae\.pt: no tensor b_dec"),
         (spoil_tensors(b_dec=np.zeros(4, np.float32)), r"b_dec has shape \(4,\)"),
         (spoil_tensors(encoder__bias=NAN), "12 entries that are NaN or infinite"),
+        (spoil_tensors(b_dec=np.full(D, 1e300)), "5 entries that are NaN or infinite in float32"),
         (spoil_tensors(encoder__bias=np.zeros(N, int)), "has type int64"),
         (spoil_tensors(encoder__weight=NAN), r"encoder\.weight must be a matrix"),
         (spoil_tensors(other=NAN), r"AutoEncoderTopK has no .*other"),

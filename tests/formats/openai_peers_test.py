@@ -32,7 +32,7 @@ def saved(path, *, dtype=torch.float32, **changes):
     state |= {"activation": "TopK", "activation_state_dict": activation} | changes
     for part in (state, state["activation_state_dict"]):
         if isinstance(part, collections.OrderedDict):
-            part._metadata = collections.OrderedDict({"": {"version": 1}})
+            vars(part)["_metadata"] = collections.OrderedDict({"": {"version": 1}})
     torch.save(state, path)
     return {k: v.detach().double().numpy() for k, v in state.items() if torch.is_tensor(v)}
 

@@ -49,7 +49,7 @@ def test_relu(tmp_path):
         ({"latent_bias": np.full(N, np.inf, np.float32)}, "10 entries that are NaN or infinite"),
         ({"encoder.weight": np.zeros(N, np.float32)}, r"no matrix encoder\.weight"),
         ({"encoder.weight": None}, r"no matrix encoder\.weight"),
-        ({"bias": np.zeros(D, np.float32)}, r"\['bias'\] in it is nothing"),
+        ({"bias": np.zeros(D, np.float32)}, "bias in it is nothing"),
         ({"activation": np.zeros(D, np.float32)}, "cannot be read, only ReLU and TopK"),
         ({"activation_state_dict": np.zeros(D, np.float32)}, "must be a dictionary"),
     ],

@@ -58,6 +58,16 @@ def test_views_parameters_and_state_dicts(tmp_path):
         np.testing.assert_array_equal(ours, value.detach().numpy())
 
 
+def test_a_file_without_checksums(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    np.testing.assert_array_equal(torch_file.read(tmp_path / "a.pt")["w"], np.ones(3))
+
+
 def test_what_pytorch_saves_besides(tmp_path):
     path = tmp_path / "a.pt"
     torch.save({"w": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
