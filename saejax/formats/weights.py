@@ -63,9 +63,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
         file.write(json.dumps(config, indent=2).encode() + b"\n")
 
 
-def tensor(
-    tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], path: Path
-) -> np.ndarray:
+def tensor(tensors: Mapping[str, Any], name: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
     """One tensor as float32.
 
     Raises:
@@ -74,6 +72,8 @@ def tensor(
     if name not in tensors:
         raise InputError(f"{path}: no tensor {name}; found {', '.join(sorted(tensors)) or 'none'}")
     found = tensors[name]
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{path}: {name} is no tensor but of type {type(found).__name__}")
     if found.shape != shape:
         raise InputError(f"{path}: {name} has shape {found.shape}; its configuration says {shape}")
     if found.dtype.name not in _KINDS:

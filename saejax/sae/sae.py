@@ -151,7 +151,6 @@ def normalization(sae: Sae, x_BD: Float[Array, "B D"]) -> Normalization:
     )
 
 
-@jax.jit
 def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
     """Codes of activations, the k largest: see `Sae`.
 
@@ -167,12 +166,22 @@ def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
       >>> saejax.decode(sae, codes).tolist()
       [[3.0, 0.0]]
     """
+    return _encode(sae, x_BD)
+
+
+# Public functions are plain ones around these, so that editors know their types.
+@jax.jit
+def _encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
     return Codes(*sparse.top_k(_all_codes(sae, x_BD), min(sae.k, sae.num_latents)))
 
 
-@jax.jit
 def encode_dense(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
     """The same codes as a matrix with zeros: [B, N], so pass large inputs in pieces."""
+    return _encode_dense(sae, x_BD)
+
+
+@jax.jit
+def _encode_dense(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
     code_BN = _all_codes(sae, x_BD)
     if sae.k >= sae.num_latents:
         return code_BN
@@ -199,7 +208,6 @@ def _all_codes(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
     return code_BN
 
 
-@jax.jit
 def decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None = None) -> Float[Array, "B E"]:
     """Reconstruction sum_k values[b, k] W_dec[indices[b, k]] + b_dec [+ W_skip x_b].
 
@@ -218,6 +226,11 @@ def decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None = None) -> F
     Raises:
       InputError: If x_BD is needed and missing.
     """
+    return _decode(sae, codes, x_BD)
+
+
+@jax.jit
+def _decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None) -> Float[Array, "B E"]:
     w_dec_NE, b_dec_E = jnp.asarray(sae.w_dec), jnp.asarray(sae.b_dec)
     y_hat_BE = sparse.weighted_rows(codes.values, codes.indices, w_dec_NE) + b_dec_E[None]
     if sae.w_skip is None and sae.normalize_activations == "none":
