@@ -139,7 +139,7 @@ def _from_sae() -> tuple[Config, dict[str | int, saejax.Sae]]:
         return flag.value
 
     needed(_TEXT)
-    sae = saejax.load_sae(_SAE.value, _FOLDER.value or needed(_HOOKPOINT), _SEED.value)
+    sae = saejax.load_sae(needed(_SAE), _FOLDER.value or needed(_HOOKPOINT), _SEED.value)
     cfg = Config(
         hookpoint=needed(_HOOKPOINT),
         target_hookpoint=_TARGET.value or "",

@@ -145,7 +145,7 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         hub_errors.HFValidationError,
         OSError,
     ) as error:
-        why = f"could not be fetched: {' '.join(str(error).split())}; try again"
+        why = f"cannot be reached on the hub: {' '.join(str(error).split())}; try again"
     else:
         return
     raise InputError(f"{name!r} {why}")

@@ -90,7 +90,9 @@ def _error(sae: Sae, other: Sae) -> float:
     rng = np.random.default_rng(0)
     x_BD = jnp.asarray(rng.normal(size=(_PROBES, sae.d_model)), jnp.float32)
     first_BE, second_BE = (
-        np.asarray(encode_dense(one.replace(k=one.num_latents), x_BD) @ jnp.asarray(one.w_dec))
+        np.asarray(
+            encode_dense(dataclasses.replace(one, k=one.num_latents), x_BD) @ jnp.asarray(one.w_dec)
+        )
         for one in (sae, other)
     )
     largest = np.abs(first_BE).max()

@@ -58,9 +58,15 @@ def fetch(source: str, commit: str, names: Sequence[str]) -> Path:
     Raises:
       InputError: If they cannot be fetched.
     """
-    repository, _ = parse(source)
+    repository, revision = parse(source)
     with explain_hub_errors(source):
-        return Path(snapshot_download(repository, revision=commit, allow_patterns=list(names)))
+        # By the name that was given, which the cache remembers for times without a network.
+        for which in (revision, commit):
+            folder = Path(snapshot_download(repository, revision=which, allow_patterns=list(names)))
+            # Another, if somebody has pushed since the files were listed.
+            if folder.name == commit:
+                break
+    return folder
 
 
 def push(folder: Path, repository: str, *, private: bool) -> str:
@@ -72,14 +78,19 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     if not HUB_ID.fullmatch(repository) or "@" in repository:
         raise InputError(f"--push_to_hub={repository!r} is not of the form owner/name")
     api = HfApi()
-    try:
-        with explain_hub_errors(repository):
+    with explain_hub_errors(repository):
+        try:
             api.create_repo(repository, private=private, exist_ok=True)
             done = api.upload_folder(
                 repo_id=repository, folder_path=folder, commit_message="Upload from saejax"
             )
-    except (hub_errors.LocalTokenNotFoundError, ValueError) as error:
-        raise InputError(f"--push_to_hub={repository}: {' '.join(str(error).split())}") from None
+        except hub_errors.HfHubHTTPError as error:
+            if error.response.status_code not in (401, 403):
+                raise
+            raise InputError(
+                f"--push_to_hub={repository}: the hub refuses; set HF_TOKEN to a token that may "
+                "write there, or run `hf auth login`"
+            ) from None
     return str(done.commit_url)
 
 

@@ -208,7 +208,7 @@ def load(path: Path) -> Sae:
     names = _tensor_names(arch, skip=skip)
     if extra := sorted(set(tensors) - {*names.values(), "scaling_factor"}):
         raise InputError(f"{file}: architecture={theirs} has no tensor {', '.join(extra)}")
-    own = {
+    own: dict[str, Any] = {
         ours: weights.tensor(tensors, name, shapes.get(ours, (count,)), file)
         for ours, name in names.items()
     }

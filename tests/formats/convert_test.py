@@ -1,7 +1,5 @@
 """Conversions keep the weights, say what they drop, and refuse what the format does not have."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -58,13 +56,18 @@ def test_what_a_format_does_not_have_is_refused_and_nothing_is_written(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_dropped_is_named(tmp_path):
-    saejax.save_sae(make(), tmp_path / "ours")
+@pytest.mark.parametrize("format", FORMATS)
+def test_metadata_are_kept_or_named(tmp_path, format):
+    sae = make()
+    # A name that dictionary_learning uses for something else.
+    sae = sae.replace(metadata=(("dict_class", "mine"), *sae.metadata))
+    saejax.save_sae(sae, tmp_path / "ours")
     (found,) = find(tmp_path / "ours")
-    done = convert(tmp_path / "ours", found, tmp_path / "out", "sparsify")
-    written = json.loads((tmp_path / "out" / "cfg.json").read_text())
-    for name in ("model_name", "seed"):
-        assert (name in written) != (name in done.dropped)
+    done = convert(tmp_path / "ours", found, tmp_path / "out", format)
+    kept = dict(done.sae.metadata)
+    for name, value in sae.metadata:
+        assert (kept.get(name) == value) != (name in done.dropped)
+    assert ("dict_class" in done.dropped) == (format == "dictionary_learning")
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
