@@ -24,7 +24,7 @@ from saejax.analysis.latent_files import PairLatents, SeedLatents
 from saejax.analysis.latent_pass import Pair, Totals, run_pass
 from saejax.analysis.logit_lens import logit_lens
 from saejax.analysis.neighbours import neighbours
-from saejax.analysis.text import Text, open_reader, open_text
+from saejax.analysis.text import Text, chosen_windows, open_reader, open_text
 from saejax.config import Config, MeshConfig
 from saejax.errors import InputError
 from saejax.files import atomic_write
@@ -81,7 +81,7 @@ def describe_latents(
                 f"seed {seed} maps width {sae.d_model} to {sae.d_out}, but {cfg.lm.source} has "
                 f"width {text.width}: they do not belong together"
             )
-    numbers = _chosen(cfg, text, num_tokens)
+    numbers = chosen_windows(cfg, text, num_tokens)
     comparisons = _comparisons(cfg, run, saes)
     inputs = _inputs(cfg, text, numbers, saes, comparisons)
     if (known := _known(cfg, run, inputs, saes, comparisons)) is not None:
@@ -128,19 +128,6 @@ def describe_latents(
         file.write(written.encode() + b"\n")
     partial.unlink(missing_ok=True)
     return json.loads(written)
-
-
-def _chosen(cfg: Config, text: Text, num_tokens: int) -> Int[np.ndarray, " W"]:
-    """Numbers of the windows to read, ascending."""
-    wanted = num_tokens // text.tokens_per_window
-    if wanted < 1:
-        raise InputError(
-            f"tokens={num_tokens}: a window has {text.tokens_per_window}; ask for at least as many"
-        )
-    available = len(text.windows)
-    count = min(wanted, available)
-    every = np.arange(count)
-    return every if cfg.data.order == "in_order" else every * available // count
 
 
 def _comparisons(cfg: Config, run: RunDir, saes: Mapping[int, Sae]) -> Comparisons:

@@ -68,17 +68,35 @@ def open_text(cfg: Config) -> Text:
     return Text(windows_WL, tokenizer, kept, lm_config.d_model)
 
 
-def open_reader(cfg: Config, run: RunDir, text: Text) -> tuple[Read, str]:
+def chosen_windows(cfg: Config, text: Text, num_tokens: int) -> Int[np.ndarray, " W"]:
+    """Numbers of the windows to read, ascending: the first with "in_order", else spread evenly.
+
+    Raises:
+      InputError: If the tokens do not fill a window.
+    """
+    wanted = num_tokens // text.tokens_per_window
+    if wanted < 1:
+        raise InputError(
+            f"tokens={num_tokens}: a window has {text.tokens_per_window}; ask for at least as many"
+        )
+    available = len(text.windows)
+    count = min(wanted, available)
+    every = np.arange(count)
+    return every if cfg.data.order == "in_order" else every * available // count
+
+
+def open_reader(cfg: Config, run: RunDir | None, text: Text) -> tuple[Read, str]:
     """A function that reads activations, and where it has them from: "store" or "model".
 
-    The store of the run serves where it is whole. Where `data.exclude_special_tokens` or
-    `data.max_norm_multiple` leave positions out, the model is run, since a store has others in
-    their places, which would count twice; norms are those at `cfg.hookpoint`.
+    The store of the run serves where it is whole; without a run, the model. Where
+    `data.exclude_special_tokens` or `data.max_norm_multiple` leave positions out, the model is run,
+    since a store has others in their places, which would count twice; norms are those at
+    `cfg.hookpoint`.
 
     Raises:
       InputError: If the model cannot be read, or a store is of something else.
     """
-    store = None if excludes(cfg.data) else _whole_store(cfg, run, text)
+    store = None if run is None or excludes(cfg.data) else _whole_store(cfg, run, text)
     if store is not None:
 
         def from_store(numbers_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from saejax.analysis import latents
 from saejax.analysis.latent_files import PairLatents, SeedLatents
 from saejax.analysis.latent_table import latents_table
 from saejax.analysis.latents import describe_latents
-from saejax.analysis.text import open_text
+from saejax.analysis.text import chosen_windows, open_text
 from saejax.data.store import ActivationStore
 from saejax.errors import InputError
 from saejax.rundir import RunDir, open_run
@@ -175,6 +175,6 @@ def test_bad_input_is_named(cfg, finished, tmp_path):
 
 def test_windows_are_spread_over_the_corpus_unless_in_order(cfg):
     text = open_text(cfg)
-    assert latents._chosen(cfg, text, 4 * 31).tolist() == [0, 12, 24, 36]
+    assert chosen_windows(cfg, text, 4 * 31).tolist() == [0, 12, 24, 36]
     cfg.data.order = "in_order"
-    assert latents._chosen(cfg, text, 4 * 31).tolist() == [0, 1, 2, 3]
+    assert chosen_windows(cfg, text, 4 * 31).tolist() == [0, 1, 2, 3]
