@@ -14,7 +14,7 @@ Dimension letters: N latents, U sequences, L tokens of a sequence, F firings.
 
 References:
   delphi (eai-delphi 0.1.3), `latents/cache.py` and `latents/loader.py`; Paulo et al. 2024, arXiv
-  2410.13928, section 3.
+  2410.13928.
 """
 
 import bisect
@@ -172,6 +172,7 @@ class _File:
 
     Attributes:
       order: [F] which firing comes where in the order of latents; None if the file has that order.
+      stamp: Number of firings, and when the file was written: another file has another.
     """
 
     def __init__(self, start: int, end: int, path: Path):
@@ -182,6 +183,7 @@ class _File:
         self.locations, self.activations = tensors["locations"], tensors["activations"]
         self.tokens = tensors["tokens"]
         self.order: np.ndarray | None = None
+        self.stamp = [len(self.locations), path.stat().st_mtime_ns]
         self.order_path = path.with_suffix(".order.npy")
         shapes = self.locations.shape, self.activations.shape, self.tokens.ndim
         if shapes != ((len(self.activations), 3), (len(self.activations),), 2):
@@ -244,11 +246,11 @@ def _read_index(folder: Path, files: list[_File]) -> Int64[np.ndarray, " _"] | N
     """Offsets of the latents, if the index is of these files."""
     try:
         with (folder / _INDEX).open("rb") as file, np.load(file, allow_pickle=False) as index:
-            offsets, sizes, num_orders = (index[name] for name in ("offsets", "sizes", "orders"))
+            offsets, stamps, num_orders = (index[name] for name in ("offsets", "stamps", "orders"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     orders = [file for file in files if file.order_path.exists()]
-    of_these = sizes.tolist() == [len(file.locations) for file in files]
+    of_these = stamps.tolist() == [file.stamp for file in files]
     return offsets if of_these and num_orders == len(orders) else None
 
 
@@ -266,7 +268,7 @@ def _write_index(folder: Path, files: list[_File]) -> Int64[np.ndarray, " _"]:
                     np.save(order, file.sorted_order())
             progress.advance(len(file.locations))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    sizes = np.array([len(file.locations) for file in files])
+    stamps = np.array([file.stamp for file in files])
     with atomic_write(folder / _INDEX) as index:
-        np.savez(index, offsets=offsets, sizes=sizes, orders=np.array(orders))
+        np.savez(index, offsets=offsets, stamps=stamps, orders=np.array(orders))
     return offsets

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int32, Int64, UInt
@@ -27,7 +28,7 @@ from saejax.rundir import RunDir
 from saejax.sae.sae import Sae, encode, encode_dense
 from saejax.train.interrupt import Interrupted, SignalFlag
 
-# As delphi: Paulo et al. 2024, section 3.1, read 10 million tokens.
+# As delphi, and Paulo et al. 2024.
 NUM_TOKENS = 10_000_000
 _NUM_SPLITS = 5
 # Codes of a chunk of tokens before the active ones are chosen: 128 MiB of float32.
@@ -143,14 +144,12 @@ class _Seed:
         there = cache_files(self.folder)
         return [r for r in self._ranges if (r.start, r.stop - 1) not in there]
 
-    def add(self, x_TD: Array, keep_T: np.ndarray, token_T: np.ndarray) -> int:
-        """Takes in the tokens of a batch; returns how many firings they have."""
-        found = _firings(self.sae, x_TD, keep_T, token_T)
-        self._held.append(found)
-        return len(found[0])
+    def hold(self, firings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        """Takes in the firings of a batch, see `_firings`."""
+        self._held.append(firings)
 
     def write_part(self, end: int) -> None:
-        """Writes what is held, which is of all sequences up to an end."""
+        """Writes what is held, which is of the sequences before an end."""
         if end > self.next_sequence:
             sequences = range(self.next_sequence, end)
             held = map(np.concatenate, zip(*self._held, strict=True))
@@ -191,6 +190,7 @@ def _collect(
     length = text.windows.shape[1]
     dtype = np.uint32 if len(numbers) * length < 2**32 else np.uint64
     first = min(seed.next_sequence for seed in seeds)
+    on_device = [jax.device_put(seed.sae) for seed in seeds]
     held, written = 0, time.monotonic()
     total, done = len(numbers) * length, first * length
     with Progress("cache latents", total=total, initial=done, unit="tokens") as progress:
@@ -210,11 +210,13 @@ def _collect(
             position_L = length - x_BLD.shape[1] + np.arange(x_BLD.shape[1])
             token_T = (sequence_B1 * length + position_L[None]).ravel()
             first += len(some)
-            for seed in seeds:
+            for seed, sae in zip(seeds, on_device, strict=True):
                 # One whose part was written before another's was, when all was stopped, is ahead.
                 if seed.next_sequence < first:
                     new_T = keep_BL.ravel() & (token_T >= seed.next_sequence * length)
-                    held += seed.add(x_TD, new_T, token_T.astype(dtype))
+                    found = _firings(sae, x_TD, new_T, token_T.astype(dtype))
+                    seed.hold(found)
+                    held += len(found[0])
             progress.advance(len(some) * length)
             late = time.monotonic() - written > _SECONDS_BETWEEN_PARTS
             stopped = stop.signum is not None

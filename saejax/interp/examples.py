@@ -104,8 +104,8 @@ def sample(
       InputError: If a number is out of range.
 
     References:
-      Paulo et al. 2024, arXiv 2410.13928, sections 3.2 and 4: windows of 32 tokens, 40 examples
-      from ten quantiles to explain, 100 activating and 100 non-activating ones to score.
+      Paulo et al. 2024, arXiv 2410.13928, and delphi's defaults: windows of 32 tokens, 40 of ten
+      quantiles to explain, and to score 100 activating and 100 others (in the paper).
     """
     length = cache.tokens.shape[1]
     per_sequence = length // context if context > 0 else 0
