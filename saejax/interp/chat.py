@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import urllib.parse
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ from saejax.errors import InputError
 
 # Characters of English text in a token, about: for servers that do not count, and for estimates.
 _CHARACTERS_PER_TOKEN = 4
+
+# Servers without a parser of their own for reasoning leave it in the text.
+_THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 
 
 class Message(NamedTuple):
@@ -56,6 +60,11 @@ class Answer(NamedTuple):
     completion_tokens: int
     cached: bool = False
     problem: str = ""
+
+    @property
+    def said(self) -> str:
+        """The text without thoughts that a reasoning model wrote before it."""
+        return _THOUGHTS.sub("", self.text).strip()
 
 
 class RetryError(Exception):
