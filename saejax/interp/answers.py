@@ -10,8 +10,7 @@ from saejax.interp.chat import Answer
 class AnswerCache:
     """A file for each answer, named by the SHA-256 of its request.
 
-    Files are whole or not there. One that holds no answer (a disk that failed, say) counts as
-    missing.
+    Files are whole or not there. One that cannot be read, or holds no answer, counts as missing.
     """
 
     def __init__(self, folder: Path):
@@ -22,7 +21,7 @@ class AnswerCache:
         try:
             fields = json.loads(self._path(key).read_text())
             answer = Answer(**fields, cached=True)
-        except (FileNotFoundError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError):
             return None
         kinds = (str, int, int, bool, str)
         fits = all(isinstance(x, kind) for x, kind in zip(answer, kinds, strict=True))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saejax.errors import InputError
+from saejax.files import explain_os_errors
 from saejax.interp.answers import AnswerCache
 from saejax.interp.chat import (
     Answer,
@@ -41,7 +42,7 @@ class Estimate(NamedTuple):
     Attributes:
       num_requests: Different requests.
       num_cached: Those with an answer in the cache.
-      prompt_tokens: Of the others, about: one for every four characters.
+      prompt_tokens: Of the others, about: one for every 3.3 characters.
       max_completion_tokens: Of the others, at most, if each is answered in one try.
       max_cost: USD for these, or None without prices.
     """
@@ -84,7 +85,7 @@ class Client:
         from there. Only calls that failed are made again.
 
     Raises:
-      InputError: If the package openai is missing.
+      InputError: If the package openai is missing, or the folder cannot be made.
     """
 
     def __init__(self, endpoint: Endpoint, folder: Path):
@@ -95,6 +96,8 @@ class Client:
                 "asking a language model needs the package openai, which is not installed: run "
                 "`pip install openai`"
             ) from None
+        with explain_os_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._open = Caller
         self.endpoint = endpoint
         self._cache = AnswerCache(folder)
@@ -218,7 +221,7 @@ class Client:
                 return answer
             except RejectedError as error:
                 if error.filtered:
-                    return Answer("", request.prompt_tokens, 0, problem="refused")
+                    return Answer("", 0, 0, problem="refused")
                 if not self._adapt(body, str(error)):
                     if not self._counts["calls"] + self._counts["cached"]:
                         self._failed(str(error))

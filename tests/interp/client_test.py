@@ -1,9 +1,11 @@
 """The client against a server that fails in every way, and what it keeps."""
 
+import asyncio
 import email.utils
 import io
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -324,7 +326,34 @@ def test_servers_that_do_not_count_or_answer_in_parts(make, stub):
     parts = [{"type": "text", "text": "12345"}, {"type": "text", "text": "6789"}]
     stub.answer = lambda *_: stub.completion(parts, usage=None)
     answer = ask(make(), ["four"])[0]
-    assert answer == ("123456789", 3, 3, False, "")
+    # 12 and 9 characters.
+    assert answer == ("123456789", 4, 3, False, "")
+
+
+def test_thoughts_are_not_said(make, stub):
+    stub.answer = lambda *_: stub.completion("<think>\n[0]?\n</think>\n\n[1]")
+    assert ask(make(), "a")[0].said == "[1]"
+
+
+def test_in_a_notebook(make, stub):
+    async def cell():
+        with pytest.raises(InputError, match=r"in a notebook, write `await asyncio\.to_thread"):
+            ask(make(), "a")
+        return await asyncio.to_thread(ask, make(), "a")
+
+    assert asyncio.run(cell())[0].text == "echo"
+
+
+def test_without_the_package(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "saejax.interp.calls", None)
+    with pytest.raises(InputError, match="run `pip install openai`"):
+        make()
+
+
+def test_a_folder_that_cannot_be_made(make, tmp_path):
+    (tmp_path / "kept").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot write .*kept: File exists"):
+        make()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Files in delphi's layout, ours and as delphi writes them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,19 @@ def test_what_was_written_is_read(tmp_path):
     assert [q.example.tokens for q in found.questions] == [q.example.tokens for q in QUESTIONS]
     np.testing.assert_array_equal(found.questions[0].example.values, [0.0, 1.5])
     assert score(*found) == score(QUESTIONS, VERDICTS)
+
+
+def test_a_file_of_delphi():
+    # Written by eai-delphi 0.1.3: its DetectionScorer on four activating windows and three others,
+    # one of them of a neighbour, with a client that said "Answer: [1, 0, 1]", "[0, 1, 0]" and, to
+    # the last batch of one window, "[1]", which delphi does not take.
+    found = read_delphi(Path(__file__).with_name("delphi_detection.json"))
+    assert found.verdicts == [True, False, True, False, True, False, None]
+    assert [q.example.quantile for q in found.questions] == [-1, 0, 1, -1, 3, -1, 2]
+    assert found.questions[1].example.tokens[:2] == (" The", " cat")
+    assert found.questions[1].example.values[1] == np.float32(3.97)
+    # And delphi's compute_confusion on it: 2, 1, 2, 1 of 6.
+    assert score(*found)[:5] == (2, 1, 2, 1, 1)
 
 
 @pytest.mark.parametrize(
