@@ -22,8 +22,10 @@ _NO_MODEL = re.compile(
     r"(not a valid|invalid|unknown|no such) model|\bmodel\b.{0,80}(does not exist|not found)"
 )
 
-# Codes of prompts that a filter in front of the model holds back (Azure, OpenAI).
+# How a filter in front of the model holds a prompt back: by its code (Azure, OpenAI), or by a
+# status of 403 and words (OpenRouter).
 _FILTERED = ("content_filter", "content_policy_violation")
+_FLAGGED = re.compile("flagged|moderation")
 
 
 class Caller:
@@ -91,6 +93,8 @@ class Caller:
         """What a status means."""
         endpoint, status = self._endpoint, error.status_code
         said = self._said(error)
+        if error.code in _FILTERED or (status == 403 and _FLAGGED.search(said.lower())):
+            return RejectedError(f"status {status}: {said}", filtered=True)
         if status in (401, 403):
             # Not what the server said: some repeat the key.
             key = endpoint.key_variable
@@ -115,7 +119,7 @@ class Caller:
                     f"{said}): run the same command again later; answers so far are kept"
                 )
             return RetryError(f"status {status}: {said}", wait)
-        return RejectedError(f"status {status}: {said}", filtered=error.code in _FILTERED)
+        return RejectedError(f"status {status}: {said}", filtered=False)
 
     def _said(self, error: openai.APIStatusError) -> str:
         """The server's message, one short line without the key."""

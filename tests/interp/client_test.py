@@ -209,8 +209,15 @@ def test_rejected_requests_are_counted_or_stop(make, stub):
         ask(make(model="other"), "abcdefghijkl")
 
 
-def test_filtered_prompts_are_refusals(make, stub):
-    stub.answer = lambda *_: stub.failure(400, "policy", code="content_filter")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda s: s.failure(400, "policy", code="content_filter"),
+        lambda s: s.failure(403, "m requires moderation. Your input was flagged"),
+    ],
+)
+def test_filtered_prompts_are_refusals(make, stub, bad):
+    stub.answer = lambda *_: bad(stub)
     assert ask(make(), "a")[0].problem == "refused"
     assert ask(make(), "a")[0].cached
 
