@@ -1,8 +1,5 @@
 """The examples from the shell, as a user runs them."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +11,9 @@ import saejax
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(home, script, *arguments):
-    hidden = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment = {**kept, "XDG_CACHE_HOME": str(home / "cache"), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, EXAMPLES / script, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+@pytest.fixture(scope="session")
+def run(run_script):
+    return lambda home, script, *arguments: run_script(EXAMPLES / script, home, *arguments)
 
 
 def sae(seed, num_latents=60, width=16):
@@ -36,7 +26,7 @@ def sae(seed, num_latents=60, width=16):
     return saejax.Sae(w_dec.T, zeros, w_dec, np.zeros(width, np.float32), k=4)
 
 
-def test_compare_two_saes(tmp_path):
+def test_compare_two_saes(tmp_path, run):
     a, b = sae(1), sae(2)
     saejax.save_sae(a, tmp_path / "a")
     saejax.save_sae(b, tmp_path / "b")
@@ -58,7 +48,7 @@ def test_compare_two_saes(tmp_path):
 
 
 @pytest.mark.slow
-def test_train_two_seeds(tmp_path):
+def test_train_two_seeds(tmp_path, run):
     done = run(tmp_path, "train_two_seeds.py", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("shared at a cosine of 0.7: ")

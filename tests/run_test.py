@@ -141,6 +141,7 @@ def test_interrupted_and_resumed_is_bitwise_the_same(
         assert {k: ours[k] for k in compared} == {k: theirs[k] for k in compared}
 
 
+@pytest.mark.slow
 def test_goes_on_inside_a_block_of_the_shuffle_buffer(cfg, straight, tmp_path, at_step):
     cfg.data.activations, cfg.data.shuffle_buffer_batches = "stream", 4
     cfg.data.exclude_special_tokens, cfg.data.max_norm_multiple = True, 1.5

@@ -53,6 +53,7 @@ def rows_module(monkeypatch):
     return importlib.import_module("train_step_rows")
 
 
+@pytest.mark.slow
 def test_a_tiny_run(everything):
     assert everything.returncode == 0, everything.stderr
     record = json.loads(everything.stdout.splitlines()[-1])
@@ -76,6 +77,7 @@ def test_a_tiny_run(everything):
 
 
 @pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.slow
 def test_a_peer_takes_the_same_first_step(everything, peer):
     if not is_installed(peer):
         pytest.skip(f"{peer} is not installed")
@@ -92,6 +94,7 @@ def test_a_peer_takes_the_same_first_step(everything, peer):
 
 
 @pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.slow
 def test_a_missing_peer_is_one_line(everything, peer):
     if is_installed(peer):
         pytest.skip(f"{peer} is installed")
