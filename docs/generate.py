@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _PLACES = {
     "saejax/config.py": "/reference/config.md",
     "saejax/sae/architectures": "/method/training.md",
+    "examples": "/guides/examples.md",
 }
 _README = re.compile(r"^<!-- README: (.+) -->$", re.MULTILINE)
 _EXAMPLE = re.compile(r"<!-- EXAMPLE: (\w+) -->")
