@@ -129,7 +129,7 @@ class _Seed:
     ):
         self.seed = seed
         # Without what would compile the same code for each seed.
-        self.sae = sae.replace(metadata=())
+        self.sae = dataclasses.replace(sae, metadata=())
         self.folder = folder / f"{cfg.hookpoint}.seed{seed}"
         self._parts = self.folder / "parts"
         count = sae.num_latents
