@@ -151,7 +151,7 @@ def normalization(sae: Sae, x_BD: Float[Array, "B D"]) -> Normalization:
     )
 
 
-def encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
+def encode(sae: Sae, x_BD: Float[Array | np.ndarray, "B D"]) -> Codes:
     """Codes of activations, the k largest: see `Sae`.
 
     A token with fewer than k active latents has zeros among its values. Holds the
@@ -175,7 +175,7 @@ def _encode(sae: Sae, x_BD: Float[Array, "B D"]) -> Codes:
     return Codes(*sparse.top_k(_all_codes(sae, x_BD), min(sae.k, sae.num_latents)))
 
 
-def encode_dense(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
+def encode_dense(sae: Sae, x_BD: Float[Array | np.ndarray, "B D"]) -> Float[Array, "B N"]:
     """The same codes as a matrix with zeros: [B, N], so pass large inputs in pieces."""
     return _encode_dense(sae, x_BD)
 
@@ -208,7 +208,9 @@ def _all_codes(sae: Sae, x_BD: Float[Array, "B D"]) -> Float[Array, "B N"]:
     return code_BN
 
 
-def decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None = None) -> Float[Array, "B E"]:
+def decode(
+    sae: Sae, codes: Codes, x_BD: Float[Array | np.ndarray, "B D"] | None = None
+) -> Float[Array, "B E"]:
     """Reconstruction sum_k values[b, k] W_dec[indices[b, k]] + b_dec [+ W_skip x_b].
 
     Example:
