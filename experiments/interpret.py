@@ -145,7 +145,7 @@ def main(argv: Sequence[str]) -> None:
         used = {"explainer": explainer.usage._asdict(), "scorer": scorer.usage._asdict()}
     rows = results.rows(subjects.found, outcome.latents, token_sets)
     record = {
-        **_about(cfg, sharing, settings, endpoints),
+        **_about(cfg, sharing, settings, endpoints if outcome.latents else None),
         "usage": used,
         "summaries": summaries(rows, base_seed=cfg.init_seeds[0], seed=settings.seed),
         "missing": missing | outcome.missing,

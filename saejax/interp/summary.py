@@ -96,13 +96,23 @@ def paired(
     return found
 
 
+def weighted(
+    rows: Sequence[Row], source: str, kind: str
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Scores of those that have one, and how many latents of the stratum each stands for."""
+    known = [(row, value) for row in rows if (value := score_of(row, source, kind)) is not None]
+    drawn = Counter(tuple(row["stratum"]) for row, _ in known)
+    weight_n = [row["stratum_size"] / drawn[tuple(row["stratum"])] for row, _ in known]
+    return np.array([value for _, value in known], float), np.array(weight_n, float)
+
+
 def _by_level(
     base: Sequence[Row], source: str, kind: str, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     levels = sorted({row["level"] for row in base if row["level"] is not None})
     made = []
     for level in levels:
-        value_n, weight_n = _weighted([r for r in base if r["level"] == level], source, kind)
+        value_n, weight_n = weighted([r for r in base if r["level"] == level], source, kind)
         if not len(value_n):
             continue
         of_level: dict[str, Any] = {"level": level, "num": len(value_n)}
@@ -120,7 +130,7 @@ def _difference(
 ) -> dict[str, Any] | None:
     known = [row for row in base if row["level"] is not None]
     groups = [
-        _weighted([row for row in known if (row["level"] > 0) == wanted], source, kind)
+        weighted([row for row in known if (row["level"] > 0) == wanted], source, kind)
         for wanted in (True, False)
     ]
     if any(not len(value_n) for value_n, _ in groups):
@@ -174,16 +184,6 @@ def _counts(rows: Sequence[Row]) -> dict[str, Any]:
         "problems": dict(problems),
         "unparsable_windows": sum(each["unparsable"] for each in judged),
     }
-
-
-def _weighted(
-    rows: Sequence[Row], source: str, kind: str
-) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-    """Scores, and how many latents of the stratum each stands for."""
-    known = [(row, value) for row in rows if (value := score_of(row, source, kind)) is not None]
-    drawn = Counter(tuple(row["stratum"]) for row, _ in known)
-    weight_n = [row["stratum_size"] / drawn[tuple(row["stratum"])] for row, _ in known]
-    return np.array([value for _, value in known], float), np.array(weight_n, float)
 
 
 def _mean(value_Bn: np.ndarray, weight_Bn: np.ndarray) -> np.ndarray:
