@@ -47,7 +47,8 @@ def summaries(rows: Sequence[Row], *, base_seed: int, seed: int) -> dict[str, An
     Levels have fewer latents in some ranges of cosines than in others, of which about as many are
     drawn: means and medians weight each latent by how many of its stratum stand behind it, so that
     they are those of all latents that could have been drawn. Intervals hold 95 % of 1,000 bootstrap
-    draws of latents within a level. They are of the base seed's latents, not of other seeds.
+    draws of latents within a level, and are None for a single latent. They are about the latents of
+    the base seed, not about other seeds.
 
     Args:
       rows: Latents of the base seed and their partners.
@@ -120,7 +121,7 @@ def _by_level(
         for name, statistic in statistics_of.items():
             drawn_B = _bootstrap(value_n, weight_n, statistic, rng)
             of_level[name] = float(statistic(value_n[None], weight_n[None])[0])
-            of_level[f"{name}_interval"] = _interval(drawn_B)
+            of_level[f"{name}_interval"] = _interval(drawn_B, len(value_n))
         made.append(of_level)
     return made
 
@@ -141,7 +142,7 @@ def _difference(
         "shared": shared,
         "unshared": unshared,
         "difference": shared - unshared,
-        "interval": _interval(shared_B - unshared_B),
+        "interval": _interval(shared_B - unshared_B, min(len(value_n) for value_n, _ in groups)),
     }
 
 
@@ -209,7 +210,10 @@ def _bootstrap(
     return statistic(value_n[drawn_Bn], weight_n[drawn_Bn])
 
 
-def _interval(drawn_B: Float64[np.ndarray, " B"]) -> list[float]:
+def _interval(drawn_B: Float64[np.ndarray, " B"], num: int) -> list[float] | None:
+    """Of a statistic of so many latents; one says nothing of others."""
+    if num < 2:
+        return None
     return [float(end) for end in np.quantile(drawn_B, [0.025, 0.975])]
 
 

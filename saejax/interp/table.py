@@ -44,18 +44,16 @@ def results_table(record: Mapping[str, Any]) -> str:
     )
     for source in SOURCES:
         for row in found["by_level"][source]:
-            low, high = row["mean_interval"]
             name = f"{row['level'] or 'no'} other{'s' * (row['level'] != 1)}"
             lines.append(
                 f"{name:<14}{_NAMES[source]:<14}{row['num']:>8}{row['mean']:>8.3f}"
-                f"{f'{low:.3f} to {high:.3f}':>16}{row['median']:>9.3f}"
+                f"{_interval(row['mean_interval'], '.3f'):>16}{row['median']:>9.3f}"
             )
     for source in SOURCES:
         if (each := found["difference"][source]) is not None:
-            low, high = each["interval"]
             lines.append(
                 f"shared minus unshared, {_NAMES[source]}: {each['difference']:+.3f} "
-                f"({low:+.3f} to {high:+.3f})"
+                f"({_interval(each['interval'], '+.3f')})"
             )
     for source in SOURCES:
         if (each := found["pairs"][source])["correlation"] is not None:
@@ -74,3 +72,7 @@ def results_table(record: Mapping[str, Any]) -> str:
         lines.append(f"not counted: {', '.join(said)}")
     lines += [f"missing: {stage}: {reason}" for stage, reason in record["missing"].items()]
     return "\n".join(lines)
+
+
+def _interval(interval: tuple[float, float] | None, digits: str) -> str:
+    return "unknown" if interval is None else " to ".join(f"{end:{digits}}" for end in interval)

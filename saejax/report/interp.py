@@ -23,7 +23,7 @@ class LevelRow(NamedTuple):
     source: str
     num: int
     mean: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     median: float
 
 
@@ -109,8 +109,9 @@ def interp_figures(interp: Interp) -> Iterator[DrawnFigure]:
         score_histograms(_groups(record), title=title),
         title,
         "Histograms of explanation scores, one for each number of seeds that share the latents.",
-        "Scores by how many other seeds share a latent, weighted so that they stand for all "
-        "latents of the level that fire often enough. Lines are means.",
+        "Scores by how many other seeds share a latent, and how many latents were scored. Latents "
+        "are weighted so that they stand for all of the level that fire often enough; vertical "
+        "lines are means.",
     )
     if pairs := _pairs(record):
         seeds = record["base_seed"], record["partner_seed"]
@@ -188,9 +189,9 @@ def _levels(record: Mapping[str, Any]) -> Iterator[LevelRow]:
     by_level = record["summaries"]["mean"]["by_level"]
     for source in SOURCES:
         for row in by_level[source]:
-            low, high = row["mean_interval"]
+            interval = row["mean_interval"] and tuple(row["mean_interval"])
             name = _level_name(row["level"])
-            yield LevelRow(name, names[source], row["num"], row["mean"], (low, high), row["median"])
+            yield LevelRow(name, names[source], row["num"], row["mean"], interval, row["median"])
 
 
 def _findings(record: Mapping[str, Any]) -> Iterator[str]:
@@ -198,12 +199,14 @@ def _findings(record: Mapping[str, Any]) -> Iterator[str]:
     names = {"llm": record["explainer"], "token_set": "the sets of tokens"}
     for source in SOURCES:
         if (each := found["difference"][source]) is not None:
-            low, high = each["interval"]
-            yield (
-                f"Explained by {names[source]}, latents that another seed shares score "
-                f"{each['difference']:+.3f} against those that none does (95 % interval {low:+.3f} "
-                f"to {high:+.3f})."
+            text = (
+                f"Explained by {names[source]}, latents that another seed shares have a mean score "
+                f"of {each['shared']:.3f}, those that none does {each['unshared']:.3f}"
             )
+            if each["interval"]:
+                low, high = each["interval"]
+                text += f" (95 % interval of the difference: {low:+.3f} to {high:+.3f})"
+            yield f"{text}."
     if (wins := found["llm_beats_token_set"]) is not None:
         total = wins["won"] + wins["tied"] + wins["lost"]
         yield (

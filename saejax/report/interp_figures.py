@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MultipleLocator
 
 from saejax.errors import InputError
 from saejax.report import style
@@ -97,7 +97,7 @@ def score_histograms(groups: Sequence[Group], *, title: str) -> Figure:
         axes.text(
             -0.04,
             0.5,
-            f"{group.name}\n{max(len(group.llm.score), len(group.token_set.score))} latents",
+            f"{group.name}\n({max(len(group.llm.score), len(group.token_set.score))})",
             transform=axes.transAxes,
             ha="right",
             va="center",
@@ -115,12 +115,10 @@ def score_histograms(groups: Sequence[Group], *, title: str) -> Figure:
             Patch(color=style.SKY, label="language model"),
             Line2D([], [], color=style.BLUE, label="its mean"),
         ],
-        "token_set": [
-            Line2D([], [], color=style.VERMILLION, ls="--", label="token set, and its mean")
-        ],
+        "token_set": [Line2D([], [], color=style.VERMILLION, ls="--", label="token set, its mean")],
     }
     handles = [handle for name, _ in shown for handle in legend[name]]
-    style.add_legend(figure, handles, 1.35, 0.35, columns=3)
+    style.add_legend(figure, handles, 0.75, 0.35, columns=3)
     return figure
 
 
@@ -192,7 +190,7 @@ def pair_scores(
         ylabel=f"score of the partner, seed {seeds[1]}",
     )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(6))
+        axis.set_major_locator(MultipleLocator(0.1))
     bar = style.add_axes(figure, 4.55, 0.85, 0.14, 3.6)
     colour_bar = figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar)
     colour_bar.set_label("decoder cosine", fontsize=style.FONT, color=style.INK)
