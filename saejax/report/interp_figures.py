@@ -142,16 +142,11 @@ def pair_scores(
       title: Printed as it is, above the figure.
 
     Raises:
-      InputError: For no pairs, different lengths, or values out of range.
+      InputError: For no pairs, or values out of range.
 
     References:
       Paulo & Belrose 2025 (arXiv 2501.16615), figure 3.
     """
-    if not len(first) == len(second) == len(cosine) == len(shared):
-        raise InputError(
-            f"{len(first)}, {len(second)} scores, {len(cosine)} cosines and {len(shared)} verdicts "
-            "on pairs: give one of each for every pair"
-        )
     _check(np.concatenate([first, second]))
     if not (np.abs(cosine) <= 1 + 1e-6).all():
         raise InputError("cosines are NaN or outside [-1, 1]: match the pair again")

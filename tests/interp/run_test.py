@@ -82,7 +82,7 @@ def honest(body, _):
 @pytest.fixture
 def clients(stub, tmp_path):
     stub.answer = lambda body, number: stub.completion(honest(body, number))
-    endpoint = Endpoint(stub.url, "m", max_tries=1, prompt_price=1.0, completion_price=2.0)
+    endpoint = Endpoint(stub.url, "m", max_concurrent=4, prompt_price=1.0, completion_price=2.0)
     return Client(endpoint, tmp_path / "answers"), Client(endpoint, tmp_path / "answers")
 
 
