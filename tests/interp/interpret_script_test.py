@@ -107,7 +107,7 @@ def test_end_to_end_and_nothing_is_asked_twice(run, interpret, stub, tmp_path):
     assert (second["explainer"], second["scorer"]) == ("wise", "wise")
     assert second["missing"] == {}
     for row in second["latents"]:
-        assert row["llm"]["explanation"].startswith("like ")
+        assert row["llm"]["explanation"].startswith("like")
         for source in ("llm", "token_set"):
             assert set(row[source]) >= {"detection", "fuzzing"}
     page = run.report.read_text()
