@@ -22,7 +22,7 @@ answers one call at a time, as experiments/serve_sample_lm.py, needs --max_concu
 Writes results/interp.json; interp/explanations and interp/scores, in delphi's layout; figures and
 report.html. Exit code: 0, or 1 where a stage failed; what came before it is in the results.
 
-Paulo & Belrose 2025 (arXiv 2501.16615), section 4; Paulo et al. 2024 (arXiv 2410.13928).
+Paulo & Belrose 2025 (arXiv 2501.16615), figure 3; Paulo et al. 2024 (arXiv 2410.13928).
 """
 
 import dataclasses

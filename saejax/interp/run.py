@@ -11,8 +11,7 @@ from saejax.interp.judge import Task
 from saejax.interp.subjects import KINDS, Settings, Subject
 from saejax.progress import Progress
 
-# Stands for an explanation that is not made yet, in estimates: "at most one sentence" are in
-# practice 60 to 150 characters.
+# Stands for an explanation that is not made yet, in estimates: a sentence of about twenty words.
 _LIKELY_EXPLANATION = "x" * 120
 
 Verdicts = list[bool | None]

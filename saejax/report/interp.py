@@ -65,7 +65,7 @@ class Interp(NamedTuple):
     @property
     def num_figures(self) -> int:
         """How many `interp_figures` draws."""
-        return bool(self.record["latents"]) + bool(_pairs(self.record))
+        return bool(_base(self.record)) + bool(_pairs(self.record))
 
 
 def read_interp(run: Run) -> Interp | None:
@@ -101,7 +101,7 @@ def read_interp(run: Run) -> Interp | None:
 def interp_figures(interp: Interp) -> Iterator[DrawnFigure]:
     """Draws the scores by level and, of two seeds, those of partners."""
     record = interp.record
-    if not record["latents"]:
+    if not _base(record):
         return
     title = f"{record['hookpoint']}, seed {record['base_seed']}: scores of explanations"
     yield DrawnFigure(

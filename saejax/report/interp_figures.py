@@ -58,9 +58,6 @@ def score_histograms(groups: Sequence[Group], *, title: str) -> Figure:
 
     Raises:
       InputError: For no scores, or scores outside [0, 1].
-
-    References:
-      Paulo & Belrose 2025 (arXiv 2501.16615), section 4.
     """
     every = np.concatenate(
         [each.score for group in groups for each in (group.llm, group.token_set)]

@@ -12,7 +12,7 @@ import pytest
 from saejax.errors import InputError
 from saejax.interp.summary import summaries
 from saejax.report import write_report
-from saejax.report.interp import read_interp
+from saejax.report.interp import interp_figures, read_interp
 from saejax.report.run_files import read_run
 from saejax.rundir import RunDir
 
@@ -91,6 +91,15 @@ def test_one_seed(make_run: MakeRun, make_interp: MakeInterp):
     assert (interp.num_figures, interp.levels, interp.shared) == (1, (), ())
     page = write_report(run).read_text()
     assert "Can the latents be explained?" in page
+
+
+def test_partners_alone_have_no_figures(make_run: MakeRun, make_interp: MakeInterp):
+    record = make_interp()
+    record["latents"] = [row for row in record["latents"] if row["seed"] == 2]
+    record["summaries"] = summaries(record["latents"], base_seed=1, seed=0)
+    interp = read_interp(read_run(put(make_run(), record)))
+    assert interp is not None
+    assert (interp.num_figures, list(interp_figures(interp))) == (0, [])
 
 
 @pytest.mark.parametrize("broken", [[], {"summaries": {}}, {"settings": {}}])
