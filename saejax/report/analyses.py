@@ -3,25 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from matplotlib.figure import Figure
-
 from saejax.errors import InputError
+from saejax.report.pictures import DrawnFigure
 from saejax.report.run_files import Pair, Run
 from saejax.report.trend_figures import donut_figure, levels_figure, trend_figure
 from saejax.report.wording import percent
 from saejax.rundir import RunDir
 
 _Value = TypeVar("_Value")
-
-
-class SeedFigure(NamedTuple):
-    """A figure of what several seeds share."""
-
-    name: str  # of its file
-    figure: Figure
-    title: str
-    alt: str
-    caption: str
 
 
 class Analyses(NamedTuple):
@@ -88,13 +77,13 @@ def read_analyses(run: Run, pairs: Sequence[Pair]) -> Analyses:
     return Analyses(errors, about_spread, _read(run, "null", _chance) or "", about_seeds, record)
 
 
-def seed_figures(analyses: Analyses, hookpoint: str, method: str) -> Iterator[SeedFigure]:
+def seed_figures(analyses: Analyses, hookpoint: str, method: str) -> Iterator[DrawnFigure]:
     """Draws what more seeds find, where that was computed."""
     if (record := analyses.record) is None:
         return
     S, first = len(record["seeds"]), record["seeds"][0]
     title = f"{hookpoint}: {S} seeds, {method}"
-    yield SeedFigure(
+    yield DrawnFigure(
         "trend",
         trend_figure(record["trend"], record["fits"], title=title),
         title,
@@ -102,7 +91,7 @@ def seed_figures(analyses: Analyses, hookpoint: str, method: str) -> Iterator[Se
         "Latents of one seed that none of k - 1 others has, by the number k of autoencoders: means "
         "over all choices of seeds, which is exact. Diamonds are the paper's.",
     )
-    yield SeedFigure(
+    yield DrawnFigure(
         "levels",
         levels_figure(record["levels"], title=title),
         title,
@@ -110,7 +99,7 @@ def seed_figures(analyses: Analyses, hookpoint: str, method: str) -> Iterator[Se
         "Latents by how many of the other seeds share them.",
     )
     title = f"{hookpoint}: seed {first} and {S - 1} others, {method}"
-    yield SeedFigure(
+    yield DrawnFigure(
         "donut",
         donut_figure(record["levels"][0], title=title),
         title,

@@ -30,6 +30,9 @@ const COLUMNS = {
   kind: { label: () => "Found again", value: (i) => view.core.kind[i], text: (i) => KINDS[view.core.kind[i]] },
   jaccard: { label: () => "Fire together (Jaccard)", shown: () => view.core.jaccard,
     value: (i) => view.core.jaccard[i], text: (i) => cosine(view.core.jaccard[i]) },
+  score: { label: () => "Explanation score", shown: () => view.home.explained[view.seeds[0]],
+    value: (i) => explained(view.seeds[0], i)?.score ?? -1,
+    text: (i) => explained(view.seeds[0], i)?.score?.toFixed(3) ?? "" },
   rate: { label: () => "Fires on", shown: () => view.first, value: (i) => view.first.rate[i],
     text: (i) => percent(view.first.rate[i]) },
   peaks: { label: () => "Strongest at", shown: () => view.place?.seeds[view.seeds[0]], text: peaksOf },
@@ -43,6 +46,9 @@ function make(tag, properties, ...children) {
 
 const partnerName = (latent) => (latent < 0 ? "none" : String(latent));
 const shownColumns = () => Object.entries(COLUMNS).filter(([, column]) => !column.shown || column.shown());
+
+// What is said of a latent in words, and its score.
+const explained = (seed, latent) => view.home.explained[seed]?.[latent];
 
 // The tokens of the three strongest snippets that activate a latent most.
 function peaksOf(latent) {
@@ -81,9 +87,14 @@ function searched() {
     return (i) => String(i) === wanted || partnerName(target[i]) === wanted;
   }
   if (!view.place) return null;
-  const inside = (where === "snippets" ? inSnippets : inLens)(view.place, query);
+  const search = { snippets: inSnippets, lens: inLens, explanations: inExplanations }[where];
+  const inside = search(view.place, query);
   const [a, b] = view.seeds;
   return (i) => inside(a, i) || (target[i] >= 0 && inside(b, target[i]));
+}
+
+function inExplanations(place, query) {
+  return (seed, i) => explained(seed, i)?.said.some(({ text }) => text.toLowerCase().includes(query));
 }
 
 function filters() {

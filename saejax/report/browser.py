@@ -6,8 +6,9 @@ browser.js decodes those it needs when it needs them. A manifest, plain JSON, sa
 - `blocks`: the name, type and length of each array of a block, in order.
 - `tokens`: the block with the text of all tokens; `planes`: bytes of a token's number.
 - `places`, one a hook point: `seeds`, each with `core` (firing rates and values of all latents),
-  `lens` and `num_tokens`; `snippets`, a block a rank; and `described`, the latents that have a
-  lens and snippets, null for all.
+  `lens` and `num_tokens`; `snippets`, a block a rank; `described`, the latents that have a
+  lens and snippets, null for all; and `explained`, by seed and latent what
+  `saejax.report.interp` says of its explanations.
 - `views`, one a pair of seeds: its `place`, `core` (partners, cosines, co-firing) and `details`
   (neighbours, entropic plan) of the described latents of the first seed.
 
@@ -27,6 +28,7 @@ from saejax.matching.matching import Soft
 from saejax.progress import Progress
 from saejax.report import browser_blocks, wording
 from saejax.report.browser_blocks import Block, Tokens, number_tokens, pack
+from saejax.report.interp import Interp
 from saejax.report.latent_files import read_pair, read_seed
 from saejax.report.run_files import Pair, Run, load_comparison
 from saejax.rundir import RunDir
@@ -71,7 +73,13 @@ class _Place(NamedTuple):
         return self.views[0].pair.seeds[0]
 
 
-def latent_browser(run: Run, pairs: Sequence[Pair], *, budget_bytes: int = BUDGET_BYTES) -> Browser:
+def latent_browser(
+    run: Run,
+    pairs: Sequence[Pair],
+    *,
+    interp: Interp | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+) -> Browser:
     """Packs the matchings of some pairs, and what `latents/` says of their latents.
 
     Files that are missing leave their part of the browser empty, and a note names them. What
@@ -81,6 +89,7 @@ def latent_browser(run: Run, pairs: Sequence[Pair], *, budget_bytes: int = BUDGE
     Args:
       run: The run.
       pairs: At most one for each hook point and two seeds.
+      interp: Explanations of some latents, all of which are shown.
       budget_bytes: Most that snippets, logit-lens tokens, neighbours and plans may take. Lists
         of partners, cosines and firing rates come on top, about 20 bytes a latent and pair.
 
@@ -110,7 +119,8 @@ def latent_browser(run: Run, pairs: Sequence[Pair], *, budget_bytes: int = BUDGE
         for place in found:
             record, of_pairs, note = _describe(place, tokens, budget_bytes // len(found), add)
             views += [view | {"place": len(places)} for view in of_pairs]
-            places.append(record)
+            at_place = interp is not None and interp.record["hookpoint"] == place.hookpoint
+            places.append(record | {"explained": interp.latents if at_place else {}})
             notes += [note] if note else []
             progress.advance(len(of_pairs))
     manifest = {

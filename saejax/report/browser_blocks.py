@@ -18,9 +18,9 @@ import numpy as np
 from saejax.analysis.compare import Comparison
 from saejax.analysis.latent_files import PairLatents, SeedLatents
 from saejax.errors import InputError
+from saejax.lm.token_text import token_bytes
 from saejax.lm.tokenizer import load_tokenizer
 from saejax.matching.matching import Soft
-from saejax.report.token_text import token_bytes
 
 _JAVASCRIPT_TYPES = {
     "<f8": "Float64Array",

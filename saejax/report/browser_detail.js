@@ -79,7 +79,7 @@ function sentences(latent) {
 // One latent: how often it fires, its snippets, its logit-lens tokens.
 function side(seed, latent, core) {
   const { place } = view;
-  const made = make("section", {}, make("h4", {}, `Seed ${seed}, latent ${latent}`));
+  const made = make("section", {}, make("h4", {}, `Seed ${seed}, latent ${latent}`), ...explanations(seed, latent));
   if (!core) {
     made.append(make("p", { className: "about" }, "Its texts and tokens are not in this page; see above."));
     return made;
@@ -105,6 +105,11 @@ function side(seed, latent, core) {
   made.append(make("h5", {}, "Tokens it promotes (logit)"), tokenList(tokens.slice(0, half)),
     make("h5", {}, "Tokens it suppresses (logit)"), tokenList(tokens.slice(half)));
   return made;
+}
+
+function explanations(seed, latent) {
+  return (explained(seed, latent)?.said ?? []).flatMap(({ by, text, scores }) =>
+    [make("h5", {}, `Explained by ${by}: ${scores}`), make("p", { dir: "auto" }, text)]);
 }
 
 function snippet(pieces, max) {

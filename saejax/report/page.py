@@ -3,27 +3,27 @@
 Dimension letters: N latents, P pairs of seeds, T thresholds.
 """
 
-import base64
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-from matplotlib.figure import Figure
 
 from saejax.analysis.ambiguity import ambiguity
 from saejax.files import atomic_write
 from saejax.progress import Progress
-from saejax.report import paper, style, wording
+from saejax.report import paper, wording
 from saejax.report.analyses import Analyses, read_analyses, seed_figures
 from saejax.report.browser import Browser, latent_browser
 from saejax.report.figures import cosine_scatter, threshold_curves, training_curves
 from saejax.report.firing import firing_figure
+from saejax.report.interp import Interp, interp_figures, read_interp
 from saejax.report.latent_files import read_seed
+from saejax.report.pictures import Captioned, DrawnFigure, Picture, write_picture
 from saejax.report.run_files import Pair, Run, load_comparison, read_run
 from saejax.rundir import RunDir
 
@@ -34,24 +34,6 @@ _PUBLISHED = {
     "nearest": paper.MAX_COSINE_FRAC,
 }
 _ARCHITECTURES = {"topk": "TopK"}
-
-
-class Picture(NamedTuple):
-    """A figure in the page."""
-
-    number: int
-    source: str  # a data: address that holds the whole SVG
-    width: int  # CSS pixels
-    height: int
-    title: str
-
-
-class Captioned(NamedTuple):
-    """A figure with what is said of it."""
-
-    picture: Picture
-    alt: str
-    caption: str
 
 
 class Section(NamedTuple):
@@ -116,19 +98,28 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     total = 1 + sum(len(pairs) + 1 for pairs in groups.values())
     total += sum(analyses[key].num_figures for key in groups)
     total += sum(_counts_of_first(run, pairs).exists() for pairs in groups.values())
+    interp = read_interp(run)
+    total += interp.num_figures if interp else 0
     with Progress("report", total=total, unit="figures") as progress:
         sections = [
             _section(run, pairs, analyses[key], numbers, progress) for key, pairs in ordered
         ]
-        training = _picture(
+        interp_pictures = _captioned(
+            interp_figures(interp) if interp else (), run.path, "", numbers, progress
+        )
+        training = write_picture(
             training_curves(run.metrics), run.path, "training", next(numbers), "Training", progress
         )
     pairs = [pair for hookpoint in hookpoints for pair in _browsed(run, hookpoint, sections)]
-    browser = latent_browser(run, pairs) if pairs else None
+    browser = latent_browser(run, pairs, interp=interp) if pairs else None
     path = RunDir(run.path).report
     with atomic_write(path) as file:
         # A lone surrogate, which JSON can carry, has no UTF-8 form.
-        file.write(_render(run, sections, training, browser).encode("utf-8", errors="replace"))
+        file.write(
+            _render(run, sections, training, browser, interp, interp_pictures).encode(
+                "utf-8", errors="replace"
+            )
+        )
     return path
 
 
@@ -161,7 +152,7 @@ def _section(
             title=title,
         )
         name = f"scatter.{hookpoint}.seed{first}-seed{second}.{method}"
-        scatters.append(_picture(figure, run.path, name, next(numbers), title, progress))
+        scatters.append(write_picture(figure, run.path, name, next(numbers), title, progress))
         if (found := ambiguity(comparison, threshold)) is not None:
             ambiguities.append({"seeds": pair.seeds} | found)
         if first == pairs[0].seeds[0]:
@@ -178,21 +169,13 @@ def _section(
         published=_PUBLISHED,
     )
     name = f"thresholds.{hookpoint}.{method}"
-    picture = _picture(figure, run.path, name, next(numbers), title, progress)
-    seed_pictures = tuple(
-        Captioned(
-            _picture(
-                each.figure,
-                run.path,
-                f"{each.name}.{hookpoint}.{method}",
-                next(numbers),
-                each.title,
-                progress,
-            ),
-            each.alt,
-            each.caption,
-        )
-        for each in seed_figures(analyses, hookpoint, method)
+    picture = write_picture(figure, run.path, name, next(numbers), title, progress)
+    seed_pictures = _captioned(
+        seed_figures(analyses, hookpoint, method),
+        run.path,
+        f".{hookpoint}.{method}",
+        numbers,
+        progress,
     )
     firing = None
     if counts := read_seed(_counts_of_first(run, pairs), pairs[0].num_latents):
@@ -202,7 +185,7 @@ def _section(
         )
         name = f"firing.{hookpoint}.{method}"
         firing = Captioned(
-            _picture(figure, run.path, name, next(numbers), title, progress),
+            write_picture(figure, run.path, name, next(numbers), title, progress),
             "Fraction of latents that are shared, and number of latents, by how often they fire.",
             f"Latents of seed {pairs[0].seeds[0]} by the part of {counts.num_tokens:,} tokens on "
             "which they fire, and how many of each group are shared.",
@@ -220,30 +203,44 @@ def _section(
     )
 
 
+def _captioned(
+    figures: Iterable[DrawnFigure],
+    run_path: Path,
+    suffix: str,
+    numbers: Iterator[int],
+    progress: Progress,
+) -> tuple[Captioned, ...]:
+    """Writes figures, with a suffix to the names of their files."""
+    return tuple(
+        Captioned(
+            write_picture(
+                each.figure,
+                run_path,
+                each.name + suffix,
+                next(numbers),
+                each.title,
+                progress,
+            ),
+            each.alt,
+            each.caption,
+        )
+        for each in figures
+    )
+
+
 def _counts_of_first(run: Run, pairs: list[Pair]) -> Path:
     """File of the firing counts of the first seed."""
     return RunDir(run.path).latents(pairs[0].hookpoint, pairs[0].seeds[0])
 
 
-def _picture(
-    figure: Figure, run_path: Path, name: str, number: int, title: str, progress: Progress
-) -> Picture:
-    """Writes a figure as SVG and PNG, and returns it for the page."""
-    svg = style.write_figure(figure, RunDir(run_path).figure(name, "svg").parent, name)
-    progress.advance()
-    width, height = figure.get_size_inches()
-    encoded = base64.b64encode(svg).decode("ascii")
-    # CSS has 96 pixels an inch.
-    return Picture(
-        number,
-        f"data:image/svg+xml;base64,{encoded}",
-        round(96 * width),
-        round(96 * height),
-        title,
-    )
-
-
-def _render(run: Run, sections: list[Section], training: Picture, browser: Browser | None) -> str:
+def _render(
+    run: Run,
+    sections: list[Section],
+    training: Picture,
+    browser: Browser | None,
+    interp: Interp | None,
+    interp_pictures: tuple[Captioned, ...],
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("saejax.report", ""),
         autoescape=True,
@@ -287,6 +284,8 @@ def _render(run: Run, sections: list[Section], training: Picture, browser: Brows
         sections=sections,
         training=training,
         browser=browser,
+        interp=interp,
+        interp_pictures=interp_pictures,
         metrics=metrics,
         settings=wording.settings(config),
         versions=versions,

@@ -330,3 +330,29 @@ def test_latents_that_were_left_out(
     detail = tab.run("document.activeElement.innerText")
     assert "Latent 63 of seed 1" in detail
     assert "left out to keep this page small" in detail
+
+
+def test_explanations_are_listed_found_and_shown(
+    tab: Chromium,
+    make_run: MakeRun,
+    add_latents: AddLatents,
+    make_interp: Callable[..., dict[str, Any]],
+    tiny_lm: Path,
+):
+    run = make_run(seeds=(1, 2), lm_source=str(tiny_lm))
+    add_latents(run)
+    (run / "results" / "interp.json").write_text(json.dumps(make_interp()))
+    open_browser(tab, write_report(run))
+    tab.run("document.querySelector('[data-column=score]').click()")
+    # Latent 29 was refused; of the others higher numbers score higher.
+    best = listed(tab)[:2]
+    assert [row[0] for row in best] == ["28", "27"]
+    assert "0.781" in best[0]
+    put(tab, "where", "explanations")
+    put(tab, "query", "ExplanatioN 7 of seed 1")
+    assert [row[0] for row in listed(tab)] == ["7"]
+    tab.run("document.querySelector('#browser-body tr:not(.space) button').click()")
+    shown = tab.run("document.getElementById('browser-detail').textContent")
+    assert "Explained by wise: detection 0.57 (0.29 to 1.00), fuzzing 0.57" in shown
+    assert "explanation 7 of seed 1 </script><b>words" in shown
+    assert "Explained by the set of tokens" in shown

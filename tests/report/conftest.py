@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from saejax.analysis.compare import Comparison
 from saejax.config import Config
 from saejax.config_json import to_json
+from saejax.interp.summary import summaries
 from saejax.lm.tokenizer import load_tokenizer
 from saejax.matching import Certificate, Matching
 from saejax.matching.matching import Soft
@@ -204,3 +206,55 @@ def add_latents(tiny_lm: Path) -> Callable[..., dict[str, Arrays]]:
         return files
 
     return add
+
+
+def _scored(value: float) -> dict[str, Any]:
+    return {"balanced_accuracy": value, "interval": [value / 2, 1.0], "unparsable": 0}
+
+
+def _explained(text: str | None, value: float) -> dict[str, Any]:
+    found = {"explanation": text, "problem": "" if text else "refused"}
+    return found | ({"detection": _scored(value), "fuzzing": _scored(value)} if text else {})
+
+
+def _interp_record(*, llm: bool = True) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    rows = []
+    for latent in range(30):
+        level, cosine = latent % 3, float(rng.random())
+        for seed, own, other in ((1, latent, 60 - latent), (2, 60 - latent, latent)):
+            score = round(0.5 + latent / 100 + seed / 1000, 3)
+            text = f"explanation {latent} of seed {seed} </script><b>words & \u202e"
+            rows.append(
+                {
+                    "seed": seed,
+                    "latent": own,
+                    "level": level,
+                    "partner": other,
+                    "cosine": cosine,
+                    "shared": level > 0,
+                    "stratum": [level, 0],
+                    "stratum_size": 20,
+                    "llm": _explained(None if latent == 29 else text, score) if llm else None,
+                    "token_set": _explained("fires on these tokens", 0.55),
+                }
+            )
+    return {
+        "hookpoint": "layers.6.mlp",
+        "base_seed": 1,
+        "partner_seed": 2,
+        "explainer": "wise" if llm else None,
+        "scorer": "wiser" if llm else None,
+        "settings": {"num_explain": 40, "num_activating": 100, "num_non_activating": 90},
+        "summaries": summaries(rows, base_seed=1, seed=0),
+        "missing": {} if llm else {"explain": "no --base_url"},
+        "too_few": [{}, {}],
+        "num_rare": 3,
+        "latents": rows,
+    }
+
+
+@pytest.fixture
+def make_interp() -> Callable[..., dict[str, Any]]:
+    """Gives a made-up `results/interp.json`, of 30 latents of seed 1 and their partners."""
+    return _interp_record

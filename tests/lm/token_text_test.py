@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import tokenizers
 
+from saejax.lm.token_text import token_bytes
 from saejax.lm.tokenizer import Tokenizer, load_tokenizer
-from saejax.report.token_text import token_bytes
 
 TEXT = " Café\n漢字 🙂\u202e</script>\0<|endoftext|> end"
 
