@@ -13,10 +13,10 @@ import tempfile
 # the user has set wins, as in `JAX_PLATFORMS=cuda make test`; of a repeated flag, the last counts.
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 # Tests compile far longer than they compute: without LLVM's optimisations they take a third less.
-_QUICK = "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = (
-    f"--xla_force_host_platform_device_count=8 {_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
-)
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    + os.environ.get("XLA_FLAGS", "")
+).strip()
 
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -178,7 +178,9 @@ def _run_two(program: str, *arguments: str) -> list[str]:
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {_QUICK}",
+        "XLA_FLAGS": (
+            "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+        ),
         "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
     }
     processes = [

@@ -422,7 +422,7 @@ def start(run):
         "from saejax.rundir import RunDir; r = RunDir(Path(sys.argv[1])); "
         "run.train_run(r.read_config(), r)"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
     return subprocess.Popen([sys.executable, "-c", code, run.root], env=environment)
 
