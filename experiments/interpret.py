@@ -135,7 +135,8 @@ def main(argv: Sequence[str]) -> None:
     used = {}
     if endpoints:
         answers = folder / "answers"
-        print(plan_table(plan(*(Client(e, answers) for e in endpoints), subjects.found, settings)))
+        planners = [Client(endpoint, answers) for endpoint in endpoints]
+        print(plan_table(plan(planners[0], planners[1], subjects.found, settings)))
         print("a batch whose answer cannot be read is asked again, a window at a time", flush=True)
         if _DRY_RUN.value:
             print("nothing was sent (--dry_run)")

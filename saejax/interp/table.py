@@ -17,7 +17,10 @@ def plan_table(stages: Mapping[str, Estimate]) -> str:
     ]
     costs = [stage.max_cost for stage in stages.values() if stage.max_cost is not None]
     total = Estimate(
-        *(sum(stage[i] for stage in stages.values()) for i in range(4)),
+        sum(stage.num_requests for stage in stages.values()),
+        sum(stage.num_cached for stage in stages.values()),
+        sum(stage.prompt_tokens for stage in stages.values()),
+        sum(stage.max_completion_tokens for stage in stages.values()),
         sum(costs) if costs else None,
     )
     for name, stage in [*stages.items(), ("in all", total)]:

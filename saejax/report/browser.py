@@ -119,8 +119,10 @@ def latent_browser(
         for place in found:
             record, of_pairs, note = _describe(place, tokens, budget_bytes // len(found), add)
             views += [view | {"place": len(places)} for view in of_pairs]
-            at_place = interp is not None and interp.record["hookpoint"] == place.hookpoint
-            places.append(record | {"explained": interp.latents if at_place else {}})
+            explained = {}
+            if interp is not None and interp.record["hookpoint"] == place.hookpoint:
+                explained = interp.latents
+            places.append(record | {"explained": explained})
             notes += [note] if note else []
             progress.advance(len(of_pairs))
     manifest = {
