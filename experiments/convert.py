@@ -25,10 +25,9 @@ from pathlib import Path
 from absl import flags
 
 from saejax import cli
-from saejax.errors import InputError
 from saejax.formats import hub
 from saejax.formats.card import write_card
-from saejax.formats.convert import Converted, convert
+from saejax.formats.convert import Converted, check_free, convert
 from saejax.formats.load import FORMATS, choose, find
 from saejax.rundir import RunDir
 
@@ -48,8 +47,7 @@ def main(argv: Sequence[str]) -> None:
     """Converts, reports, publishes."""
     del argv
     out = Path(_OUT.value)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out={out} exists and is not empty; name a new folder")
+    check_free(out)
     repository = _PUSH.value or _CARD.value
     if repository:
         hub.parse(f"{hub.SCHEME}{repository}")

@@ -36,7 +36,7 @@ from saejax.analysis.evaluate import evaluate
 from saejax.analysis.evaluation import evaluation_record, evaluation_table
 from saejax.config import Config, DataConfig, LmConfig
 from saejax.config_check import check
-from saejax.data.corpus import Windows, read_held_out_windows, read_windows
+from saejax.data.corpus import Windows, of_other_text, read_held_out_windows, read_windows
 from saejax.errors import InputError
 from saejax.files import atomic_write
 from saejax.lm import DecoderConfig, check_hookpoint, load_config, load_lm, load_tokenizer
@@ -167,14 +167,7 @@ def _windows(cfg: Config, tokenizer: Tokenizer, lm_config: DecoderConfig) -> tup
             cfg.data, tokenizer, vocab_size=lm_config.vocab_size, num_windows=num_windows
         )
         return windows, f"{cfg.data.source} that training did not use"
-    data = dataclasses.replace(
-        cfg.data,
-        source=_TEXT.value,
-        split="",
-        text_field=_TEXT_FIELD.value or DataConfig().text_field,
-        num_tokens=num_windows * cfg.data.context_length,
-        order="in_order",
-    )
+    data = of_other_text(cfg.data, _TEXT.value, _TEXT_FIELD.value, num_windows)
     return read_windows(data, tokenizer, vocab_size=lm_config.vocab_size), _TEXT.value
 
 

@@ -38,6 +38,7 @@ import saejax
 from saejax import cli
 from saejax.config import Config, DataConfig
 from saejax.config_check import check
+from saejax.data.corpus import of_other_text
 from saejax.errors import InputError
 from saejax.files import atomic_write
 from saejax.interp import results
@@ -210,15 +211,7 @@ def _data(cfg: Config) -> DataConfig | None:
             raise InputError(f"--text_field={_TEXT_FIELD.value} is about --text, which is missing")
         return None
     windows = max(1, _TOKENS.value // (cfg.data.context_length - cfg.data.skip_tokens))
-    return dataclasses.replace(
-        cfg.data,
-        source=_TEXT.value,
-        subset="",
-        split="",
-        text_field=_TEXT_FIELD.value or DataConfig().text_field,
-        num_tokens=windows * cfg.data.context_length,
-        order="in_order",
-    )
+    return of_other_text(cfg.data, _TEXT.value, _TEXT_FIELD.value, windows)
 
 
 def _about(

@@ -9,7 +9,8 @@ from saejax.analysis.compare import Comparison
 from saejax.errors import InputError
 from saejax.matching import Matching
 
-_COLUMNS = {
+# The fractions of an entry of `results/overlap.json`, as tables call them.
+COLUMNS = {
     "shared_frac": "shared",
     "aligned_frac": "aligned",
     "agreement_frac": "agreement",
@@ -63,14 +64,14 @@ def pair_result(
 
 def overlap_table(pairs: Sequence[dict[str, Any]]) -> str:
     """The results as plain text: a pair a row, fractions in percent, the mean of each method."""
-    lines = ["pair".ljust(22) + "".join(t.rjust(12) for t in _COLUMNS.values()) + "   certified"]
+    lines = ["pair".ljust(22) + "".join(t.rjust(12) for t in COLUMNS.values()) + "   certified"]
     for method in dict.fromkeys(pair["method"] for pair in pairs):
         rows = [pair for pair in pairs if pair["method"] == method]
         for row in rows:
             name = f"{row['seeds'][0]}, {row['seeds'][1]} ({method})"
-            cells = "".join(f"{row[column]:12.1%}" for column in _COLUMNS)
+            cells = "".join(f"{row[column]:12.1%}" for column in COLUMNS)
             lines.append(f"{name:<22}{cells}{'yes' if row['certified'] else 'no':>12}")
-        means = (sum(row[column] for row in rows) / len(rows) for column in _COLUMNS)
+        means = (sum(row[column] for row in rows) / len(rows) for column in COLUMNS)
         lines.append(f"{f'mean ({method})':<22}" + "".join(f"{mean:12.1%}" for mean in means))
     return "\n".join(lines)
 

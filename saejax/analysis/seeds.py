@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int, Int64
 from scipy.special import stdtrit
 
 from saejax.errors import InputError
@@ -75,6 +75,15 @@ class Trend:
             k: (max(0.0, frac[k] - quantile * error), min(1.0, frac[k] + quantile * error))
             for k, error in self.standard_error.items()
         }
+
+
+def seen_from_other(
+    shared_N: Bool[np.ndarray, " N"], target_N: Int[np.ndarray, " N"]
+) -> Bool[np.ndarray, " N"]:
+    """Which latents of the other seed are shared: the partners of those that are."""
+    back_N = np.zeros_like(shared_N)
+    back_N[target_N[shared_N]] = True
+    return back_N
 
 
 def trend(hits: Sequence[Sequence[np.ndarray | None]]) -> Trend:

@@ -12,7 +12,7 @@ from saejax.analysis.compare import Comparison
 from saejax.analysis.cycles import core, cycles
 from saejax.analysis.power_law import Fit, compare_fits, fit_offset_power_law, fit_power_law
 from saejax.analysis.repeats import repeats
-from saejax.analysis.seeds import Trend, trend
+from saejax.analysis.seeds import Trend, seen_from_other, trend
 from saejax.errors import InputError
 from saejax.rundir import RunDir
 
@@ -111,8 +111,7 @@ def seeds_record(
         pair = pairs[one, other]
         decoder[i][j], encoder[i][j] = pair.decoder, pair.encoder
         hits[i][j] = pair.shared
-        hits[j][i] = back_N = np.zeros_like(pair.shared)
-        back_N[pair.decoder[pair.shared]] = True
+        hits[j][i] = seen_from_other(pair.shared, pair.decoder)
     found = trend(hits)
     shared_fracs = [float(pair.shared.mean()) for pair in pairs.values()]
     missing: dict[str, str] = {}

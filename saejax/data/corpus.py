@@ -3,6 +3,7 @@
 Dimension letters: W windows, L context length, N documents.
 """
 
+import dataclasses
 import operator
 import warnings
 from collections.abc import Sequence
@@ -96,6 +97,26 @@ def read_windows(cfg: DataConfig, tokenizer: TextEncoder, *, vocab_size: int) ->
     if cfg.order == "in_order":
         starts = starts[:num_windows]
     return stream.windows(starts, num_windows)
+
+
+def of_other_text(cfg: DataConfig, source: str, text_field: str | None, windows: int) -> DataConfig:
+    """The same windows of another text: its first ones, in order.
+
+    Args:
+      cfg: How the first text was cut into windows.
+      source: As `data.source`.
+      text_field: As `data.text_field`; its default if None.
+      windows: How many.
+    """
+    return dataclasses.replace(
+        cfg,
+        source=source,
+        subset="",
+        split="",
+        text_field=text_field or DataConfig().text_field,
+        num_tokens=windows * cfg.context_length,
+        order="in_order",
+    )
 
 
 def read_held_out_windows(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from saejax.analysis.overlap import COLUMNS
 from saejax.files import atomic_write
 from saejax.formats.convert import Converted
 from saejax.rundir import RunDir
@@ -17,13 +18,6 @@ _LOADERS = {
     "sparsify": 'from sparsify import SparseCoder\n\nsae = SparseCoder.load_from_disk("{folder}")',
     "dictionary_learning": "from dictionary_learning.utils import load_dictionary\n\n"
     'sae, config = load_dictionary("{folder}", device="cpu")',
-}
-_FRACTIONS = {
-    "shared_frac": "shared",
-    "aligned_frac": "aligned",
-    "agreement_frac": "agreement",
-    "max_cosine_frac": "max cosine",
-    "decoder_frac": "decoder",
 }
 # The first of these that a run has is shown.
 _FIGURES = ("donut", "levels", "thresholds", "scatter")
@@ -107,7 +101,7 @@ def _results(out: Path, run: RunDir) -> list[str]:
         pairs = overlap["pairs"]
         rows = [
             [f"{p['seeds'][0]}, {p['seeds'][1]} ({p['method']})"]
-            + [f"{p[name]:.1%}" for name in _FRACTIONS]
+            + [f"{p[name]:.1%}" for name in COLUMNS]
             for p in pairs
         ]
         parts.append(
@@ -115,7 +109,7 @@ def _results(out: Path, run: RunDir) -> list[str]:
             "Latents of one seed that have a counterpart in another, at a cosine of "
             f"{pairs[0]['threshold']:g}, by definition ("
             "*shared*: decoder and encoder matching name the same partner, both above; see saejax "
-            "for the others):\n\n" + _table(["seeds", *_FRACTIONS.values()], rows)
+            "for the others):\n\n" + _table(["seeds", *COLUMNS.values()], rows)
         )
         folder = run.figure("any", "png").parent
         if figures := [path for kind in _FIGURES for path in sorted(folder.glob(f"{kind}.*.png"))]:

@@ -50,8 +50,7 @@ def convert(source: str | Path, found: Found, out: Path, format: str) -> Convert
       InputError: If it cannot be read, the format has no such autoencoder, the folder is in use,
         or what was written computes something else.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not empty; name a new folder")
+    check_free(out)
     module: types.ModuleType = FORMATS[format]
     sae = load_found(source, found)
     if why := module.refuses(sae):
@@ -65,6 +64,16 @@ def convert(source: str | Path, found: Found, out: Path, format: str) -> Convert
             "take another format, and please report this"
         )
     return Converted(found.name, out, written, _same(sae, written), error, module.drops(sae))
+
+
+def check_free(out: Path) -> None:
+    """Refuses a folder that holds something.
+
+    Raises:
+      InputError: If it does, or is a file.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not empty; name a new folder")
 
 
 def _same(sae: Sae, other: Sae) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from saejax.analysis.compare import Comparison
+from saejax.analysis.seeds import seen_from_other
 from saejax.config import Config
 from saejax.errors import InputError
 from saejax.rundir import RunDir
@@ -39,29 +40,14 @@ def read_sharing(cfg: Config, run: RunDir) -> Sharing:
     seeds, method = cfg.init_seeds, cfg.match.methods[0]
     if len(seeds) < 2:
         raise InputError("one seed: what is shared needs a pair")
-    levels: list[np.ndarray] = []
-    for base in seeds[:2]:
-        counts_N = np.zeros(cfg.sae.num_latents, np.int64)
-        for other in seeds:
-            if other != base:
-                counts_N += _hits(cfg, run, base, other)
-        levels.append(counts_N)
     first = _comparison(cfg, run, (seeds[0], seeds[1]))
     shared_N = first.shared(cfg.match.threshold)
     decoder = first.decoder
-    return Sharing(method, (levels[0], levels[1]), decoder.target, decoder.cosine, shared_N)
-
-
-def _hits(cfg: Config, run: RunDir, base: int, other: int) -> Bool[np.ndarray, " N"]:
-    """Which latents of one seed are shared with another; matchings go from the earlier seed."""
-    in_order = cfg.init_seeds.index(base) < cfg.init_seeds.index(other)
-    found = _comparison(cfg, run, (base, other) if in_order else (other, base))
-    shared_N = found.shared(cfg.match.threshold)
-    if in_order:
-        return shared_N
-    back_N = np.zeros_like(shared_N)
-    back_N[found.decoder.target[shared_N]] = True
-    return back_N
+    levels = shared_N.astype(np.int64), seen_from_other(shared_N, decoder.target).astype(np.int64)
+    for level_N, base in zip(levels, seeds[:2], strict=True):
+        for other in seeds[2:]:
+            level_N += _comparison(cfg, run, (base, other)).shared(cfg.match.threshold)
+    return Sharing(method, levels, decoder.target, decoder.cosine, shared_N)
 
 
 def _comparison(cfg: Config, run: RunDir, pair: tuple[int, int]) -> Comparison:
