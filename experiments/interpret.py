@@ -84,8 +84,23 @@ _ACTIVATING = flags.DEFINE_integer(
 _NON_ACTIVATING = flags.DEFINE_integer(
     "num_non_activating", _DEFAULT.num_non_activating, "Other windows to score by.", lower_bound=1
 )
+_CONTRASTIVE = flags.DEFINE_bool(
+    "contrastive",
+    _DEFAULT.contrastive,
+    "Draw the non-activating windows from those of the ten most similar latents: harder.",
+)
 _BATCH = flags.DEFINE_integer("batch", _DEFAULT.batch, "Windows in a call.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", _DEFAULT.seed, "Of all draws.", lower_bound=0)
+_REASONING = flags.DEFINE_integer(
+    "reasoning_tokens",
+    _DEFAULT.reasoning_tokens,
+    "Room in each answer for a model that reasons first, beyond 500 tokens to explain and 200 to "
+    "score.",
+    lower_bound=0,
+)
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 0.0, "0: the likeliest answer; below 0: the server's own, as some models need."
+)
 _CONCURRENT = flags.DEFINE_integer("max_concurrent", 16, "Calls at a time.", lower_bound=1)
 _PER_MINUTE = flags.DEFINE_float("max_per_minute", 0.0, "Calls started in a minute; 0: no limit.")
 _TIMEOUT = flags.DEFINE_float("timeout_seconds", 300.0, "For one call.")
@@ -105,12 +120,14 @@ def main(argv: Sequence[str]) -> None:
     cfg = run.read_config()
     check(cfg)
     settings = Settings(
-        _LATENTS.value,
-        _EXPLAIN.value,
-        _ACTIVATING.value,
-        _NON_ACTIVATING.value,
-        _BATCH.value,
-        _SEED.value,
+        latents=_LATENTS.value,
+        num_explain=_EXPLAIN.value,
+        num_activating=_ACTIVATING.value,
+        num_non_activating=_NON_ACTIVATING.value,
+        contrastive=_CONTRASTIVE.value,
+        batch=_BATCH.value,
+        reasoning_tokens=_REASONING.value,
+        seed=_SEED.value,
     )
     folder = run.root / "interp"
     caches = Path(_CACHES.value) if _CACHES.value else folder / "latents"
@@ -123,7 +140,7 @@ def main(argv: Sequence[str]) -> None:
     except InputError as error:
         missing["levels"] = str(error)
     decode = window_decoder(load_tokenizer(cfg.lm.source))
-    subjects = find_subjects(folders, sharing, decode, settings)
+    subjects = find_subjects(folders, saes, sharing, decode, settings)
     if not subjects.found:
         choice, found = subjects.too_few[0]
         raise InputError(
@@ -186,6 +203,7 @@ def _endpoints() -> tuple[Endpoint, Endpoint] | None:
     explainer = Endpoint(
         _BASE_URL.value,
         _MODEL.value,
+        temperature=None if _TEMPERATURE.value < 0 else _TEMPERATURE.value,
         max_concurrent=_CONCURRENT.value,
         max_per_minute=_PER_MINUTE.value,
         timeout_seconds=_TIMEOUT.value,

@@ -15,7 +15,7 @@ from saejax.interp.example import Example
 from saejax.interp.explain_prompts import SHOTS, SYSTEM
 from saejax.interp.marks import active, show
 
-# Room for the thoughts before the last line; models that reason at length need more.
+# Room for the thoughts before the last line.
 MAX_TOKENS = 500
 
 # [EXPLANATION]: with or without brackets, bold marks, or the colon; what follows may begin on the

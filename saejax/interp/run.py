@@ -64,7 +64,7 @@ def plan(
 
     Questions about latents without a cached explanation are counted with one of 120 characters.
     """
-    asked = _explain_requests(subjects)
+    asked = _explain_requests(subjects, settings)
     stages = {"explain": explainer.estimate(asked)}
     known = [request for request in asked if explainer.estimate([request]).num_cached]
     with Progress("read answers", total=len(known), unit="requests") as progress:
@@ -73,9 +73,12 @@ def plan(
         explain.parse(answers[request]) if request in answers else _LIKELY_EXPLANATION
         for request in asked
     ]
+    room = judge.MAX_TOKENS + settings.reasoning_tokens
     for kind in KINDS:
         tasks = _tasks(subjects, explanations, kind)
-        stages[kind] = scorer.estimate(judge.requests(tasks, kind, batch=settings.batch))
+        stages[kind] = scorer.estimate(
+            judge.requests(tasks, kind, batch=settings.batch, max_tokens=room)
+        )
     return stages
 
 
@@ -88,7 +91,7 @@ def ask(
     what was finished before is returned, and why the rest is missing.
     """
     try:
-        asked = _explain_requests(subjects)
+        asked = _explain_requests(subjects, settings)
         with Progress("explain", total=len(asked), unit="requests") as progress:
             answers = explainer.ask_all(asked, progress=progress)
     except InputError as error:
@@ -101,10 +104,11 @@ def ask(
     verdicts: list[dict[str, Verdicts]] = [{} for _ in subjects]
     missing: dict[str, str] = {}
     explained = [n for n, explanation in enumerate(explanations) if explanation]
+    room = judge.MAX_TOKENS + settings.reasoning_tokens
     for kind in KINDS:
         tasks = _tasks(subjects, explanations, kind)
         try:
-            found = judge.judge(scorer, tasks, kind, batch=settings.batch)
+            found = judge.judge(scorer, tasks, kind, batch=settings.batch, max_tokens=room)
         except InputError as error:
             missing[kind] = str(error)
             continue
@@ -113,8 +117,9 @@ def ask(
     return Outcome(list(map(Explained, explanations, problems, verdicts)), missing)
 
 
-def _explain_requests(subjects: Sequence[Subject]) -> list[Request]:
-    return explain.requests([subject.explain for subject in subjects])
+def _explain_requests(subjects: Sequence[Subject], settings: Settings) -> list[Request]:
+    max_tokens = explain.MAX_TOKENS + settings.reasoning_tokens
+    return explain.requests([subject.explain for subject in subjects], max_tokens=max_tokens)
 
 
 def _tasks(

@@ -1,6 +1,6 @@
 """The latents of a run that are explained and scored, with their windows and questions.
 
-Dimension letters: N latents.
+Dimension letters: N latents, R neighbours.
 """
 
 import dataclasses
@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Int32
 
 from saejax.errors import InputError
 from saejax.interp.cache import LatentCache, open_cache
 from saejax.interp.choose import choose, cosine_bins
 from saejax.interp.example import Example
-from saejax.interp.examples import Decode, TooFew, sample
+from saejax.interp.examples import Decode, TooFew, nearest_latents, sample
 from saejax.interp.judge import BATCH
 from saejax.interp.questions import Question, detection, fuzzing
 from saejax.interp.sharing import Sharing
 from saejax.progress import Progress
+from saejax.sae.sae import Sae
 
 KINDS: tuple[Literal["detection", "fuzzing"], ...] = ("detection", "fuzzing")
 
@@ -31,7 +33,12 @@ class Settings:
     num_explain: int = 40
     num_activating: int = 100
     num_non_activating: int = 100
+    # Draw the non-activating windows from those in which one of the ten latents fires that are most
+    # similar to this one: a harder question (delphi's faiss and neighbour contrast).
+    contrastive: bool = False
     batch: int = BATCH
+    # Room in an answer for reasoning, beyond what the answer itself takes.
+    reasoning_tokens: int = 0
     seed: int = 0
 
 
@@ -90,7 +97,11 @@ class Subjects(NamedTuple):
 
 
 def find_subjects(
-    folders: Mapping[int, Path], sharing: Sharing | None, decode: Decode, settings: Settings
+    folders: Mapping[int, Path],
+    saes: Mapping[int, Sae],
+    sharing: Sharing | None,
+    decode: Decode,
+    settings: Settings,
 ) -> Subjects:
     """Chooses latents of the first seed and their partners in the second, and draws their windows.
 
@@ -99,6 +110,7 @@ def find_subjects(
 
     Args:
       folders: The latent cache of each seed, in the order of the run's seeds.
+      saes: The autoencoder of each seed.
       sharing: How the first seed's latents are shared.
       decode: Gives the text of each token of a window.
       settings: How many of what.
@@ -116,10 +128,12 @@ def find_subjects(
             "read more text, or ask for fewer windows"
         )
     choices = _choices(seeds, sharing, enough_N, settings)
+    near = _near(saes, choices) if settings.contrastive else {}
     found, too_few = [], []
     with Progress("draw windows", total=len(choices), unit="latents") as progress:
         for choice in choices:
-            drawn = _subject(caches[choice.seed], choice, decode, settings)
+            neighbours = near.get((choice.seed, choice.latent))
+            drawn = _subject(caches[choice.seed], choice, decode, settings, neighbours)
             if isinstance(drawn, TooFew):
                 too_few.append((choice, drawn))
             else:
@@ -153,8 +167,24 @@ def _choices(
     return choices
 
 
+def _near(
+    saes: Mapping[int, Sae], choices: Sequence[Choice]
+) -> dict[tuple[int, int], Int32[np.ndarray, " R"]]:
+    """By seed and latent, the most similar latents of the same autoencoder."""
+    found = {}
+    for seed in {choice.seed for choice in choices}:
+        latents = [choice.latent for choice in choices if choice.seed == seed]
+        for latent, near_R in zip(latents, nearest_latents(saes[seed], latents), strict=True):
+            found[seed, latent] = near_R
+    return found
+
+
 def _subject(
-    cache: LatentCache, choice: Choice, decode: Decode, settings: Settings
+    cache: LatentCache,
+    choice: Choice,
+    decode: Decode,
+    settings: Settings,
+    near: Int32[np.ndarray, " R"] | None,
 ) -> Subject | TooFew:
     examples = sample(
         cache,
@@ -164,6 +194,7 @@ def _subject(
         num_activating=settings.num_activating,
         num_non_activating=settings.num_non_activating,
         seed=settings.seed,
+        near=near,
     )
     if isinstance(examples, TooFew):
         return examples

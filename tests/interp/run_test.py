@@ -1,5 +1,6 @@
 """A planted latent is found and scores 1, one without a meaning scores about 0.5."""
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ import safetensors.numpy
 
 from saejax.errors import InputError
 from saejax.interp import results
+from saejax.interp.cache import open_cache
 from saejax.interp.chat import Endpoint
 from saejax.interp.client import Client
 from saejax.interp.delphi_scores import read_delphi
@@ -18,6 +20,7 @@ from saejax.interp.score import score
 from saejax.interp.sharing import Sharing
 from saejax.interp.subjects import Settings, find_subjects
 from saejax.interp.summary import score_of
+from saejax.sae.sae import Sae
 
 U, L = 60, 64
 SETTINGS = Settings(latents=4, num_explain=10, num_activating=20, num_non_activating=20)
@@ -59,7 +62,7 @@ def sharing():
 
 @pytest.fixture(scope="module")
 def subjects(folders, sharing):
-    return find_subjects(folders, sharing, decode, SETTINGS)
+    return find_subjects(folders, {}, sharing, decode, SETTINGS)
 
 
 def marked(text):
@@ -198,12 +201,48 @@ def test_files_are_those_of_delphi(subjects, clients, tmp_path):
     ]
 
 
+def test_contrastive_windows_are_those_of_similar_latents(folders, sharing):
+    """With four latents the ten nearest are the three others."""
+    rows_ND = np.eye(4, 16, dtype=np.float32)
+    zeros_N, zeros_D = np.zeros(4, np.float32), np.zeros(16, np.float32)
+    sae = Sae(rows_ND.T, zeros_N, rows_ND, zeros_D, k=1)
+    settings = dataclasses.replace(SETTINGS, contrastive=True)
+    contrasted = find_subjects(folders, {1: sae, 2: sae}, sharing, decode, settings).found
+    plain = find_subjects(folders, {}, sharing, decode, SETTINGS).found
+    assert [s.choice for s in contrasted] == [s.choice for s in plain]
+
+    def foreign(subject):
+        """Non-activating windows in which no other latent fires."""
+        cache = open_cache(folders[subject.choice.seed])
+        others = [cache.latent(n) for n in range(3) if n != subject.choice.latent]
+        fires = {
+            tuple(decode(cache.tokens[u, at // 32 * 32 : at // 32 * 32 + 32]))
+            for other in others
+            for u, at in zip(other.sequences, other.positions, strict=True)
+        }
+        examples = [question.example for question in subject.questions["detection"]]
+        return [x for x in examples if not x.activating and x.tokens not in fires]
+
+    assert [len(foreign(subject)) for subject in contrasted] == [0] * 4
+    assert any(foreign(subject) for subject in plain)
+
+
+def test_room_for_reasoning(stub, tmp_path, subjects):
+    stub.answer = lambda body, number: stub.completion(honest(body, number))
+    client = Client(Endpoint(stub.url, "m"), tmp_path)
+    settings = dataclasses.replace(SETTINGS, reasoning_tokens=1000)
+    planned = plan(client, client, subjects.found, settings)
+    ask(client, client, subjects.found, settings)
+    assert {body["max_tokens"] for body in stub.bodies} == {1500, 1200}
+    assert sum(stage.num_requests for stage in planned.values()) == len(stub.bodies)
+
+
 def test_one_seed_and_too_few_windows(folders):
-    found = find_subjects({1: folders[1]}, None, decode, SETTINGS)
+    found = find_subjects({1: folders[1]}, {}, None, decode, SETTINGS)
     assert [(s.choice.latent, s.choice.level) for s in found.found] == [(0, None), (1, None)]
     # The latent with three firings has them in two windows of 32.
     few = Settings(latents=4, num_explain=1, num_activating=2, num_non_activating=2)
-    found = find_subjects({1: folders[1]}, None, decode, few)
+    found = find_subjects({1: folders[1]}, {}, None, decode, few)
     assert [choice.latent for choice, _ in found.too_few] == [2]
     with pytest.raises(InputError, match="no latent of seed 1 fires on 1100 tokens"):
-        find_subjects({1: folders[1]}, None, decode, Settings(num_activating=1060))
+        find_subjects({1: folders[1]}, {}, None, decode, Settings(num_activating=1060))
