@@ -9,7 +9,7 @@ Stages; stopped at any point, the same command goes on, and no call is made or p
             0, 1, ... of the other seeds) and of each range of the cosine with the partner; with
             them their partners in the second seed, so that --latents=100 explains up to 200
   baseline  "fires on these tokens", made and scored without a language model: the reference
-  explain   one call a latent
+  explain   one call a latent, and a second where no explanation can be found in the answer
   score     detection (does the window fit the explanation?) and fuzzing (are the right words
             marked?), one call for --batch windows
 Without --base_url it ends after the baseline. Before anything is sent it prints how many calls,
@@ -155,7 +155,11 @@ def main(argv: Sequence[str]) -> None:
         answers = folder / "answers"
         planners = [Client(endpoint, answers) for endpoint in endpoints]
         print(plan_table(plan(planners[0], planners[1], subjects.found, settings)))
-        print("a batch whose answer cannot be read is asked again, a window at a time", flush=True)
+        print(
+            "not in this: where an answer cannot be read, a second call for an explanation in "
+            "JSON, or one for each window of a batch",
+            flush=True,
+        )
         if _DRY_RUN.value:
             print("nothing was sent (--dry_run)")
             return

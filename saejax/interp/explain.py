@@ -5,6 +5,7 @@ References:
   arXiv 2410.13928, section 3.1. The prompts are our own.
 """
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,11 +13,22 @@ from collections.abc import Sequence
 from saejax.errors import InputError
 from saejax.interp.chat import Answer, Message, Request
 from saejax.interp.example import Example
-from saejax.interp.explain_prompts import SHOTS, SYSTEM
+from saejax.interp.explain_prompts import JSON_ONLY, SHOTS, SYSTEM
 from saejax.interp.marks import active, show
 
-# Room for the thoughts before the last line.
+# Room for the thoughts before the last line, and for an answer without any.
 MAX_TOKENS = 500
+_JSON_MAX_TOKENS = 150
+
+# At most 300 characters: small models repeat themselves until a server that holds them to the
+# schema ends the string.
+_SCHEMA = {
+    "type": "object",
+    "properties": {"explanation": {"type": "string", "maxLength": 300}},
+    "required": ["explanation"],
+    "additionalProperties": False,
+}
+_JSON_ANSWER = re.compile(r'"explanation"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 # [EXPLANATION]: with or without brackets, bold marks, or the colon; what follows may begin on the
 # next line.
@@ -44,15 +56,39 @@ def requests(
     return [_request(examples, max_tokens) for examples in latents]
 
 
+def is_unread(answer: Answer) -> bool:
+    """Whether an answer has no explanation, but another try may: not refused, not failed."""
+    return answer.problem in ("", "truncated", "empty") and parse(answer) is None
+
+
+def second_requests(
+    latents: Sequence[Sequence[Example]], *, reasoning_tokens: int = 0
+) -> list[Request]:
+    """For latents whose answer `is_unread`: the same question, to be answered in JSON alone.
+
+    Args:
+      latents: As for `requests`.
+      reasoning_tokens: Room beyond the answer itself.
+    """
+    asked = []
+    for examples in latents:
+        *head, last = _request(examples, _JSON_MAX_TOKENS + reasoning_tokens).messages
+        messages = (*head, Message("user", f"{last.content}\n\n{JSON_ONLY}"))
+        asked.append(Request(messages, _JSON_MAX_TOKENS + reasoning_tokens, _SCHEMA))
+    return asked
+
+
 def parse(answer: Answer) -> str | None:
     """The explanation in an answer, or None if there is none.
 
-    It is what follows the last "[EXPLANATION]:"; brackets, colon and case may differ. An answer
-    of a single line is taken as it is, unless it was cut off or refused.
+    It is what follows the last "[EXPLANATION]:", whose brackets, colon and case may differ, or the
+    "explanation" of a JSON object. An answer of a single line is taken as it is, unless it was cut
+    off or refused.
     """
     text = answer.said
-    found = _LAST_LINE.findall(text)
-    if found:
+    if in_json := _JSON_ANSWER.findall(text):
+        line = " ".join(json.loads(in_json[-1], strict=False).split())
+    elif found := _LAST_LINE.findall(text):
         line = found[-1]
     elif answer.problem or "\n" in text:
         return None

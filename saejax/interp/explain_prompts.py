@@ -15,6 +15,10 @@ the windows, do not offer alternatives, and do not mention the marks.
 End with a single line that begins with [EXPLANATION]: and holds the description in at most one \
 sentence."""
 
+# Follows the windows when the first answer could not be read.
+JSON_ONLY = """\
+Answer with nothing but a JSON object {"explanation": "..."}, the description in one sentence."""
+
 # (windows as they are shown, the answer)
 SHOTS = (
     (

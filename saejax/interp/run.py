@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from saejax.errors import InputError
 from saejax.interp import explain, judge, token_set
-from saejax.interp.chat import Request
+from saejax.interp.chat import Answer, Request
 from saejax.interp.client import Client, Estimate
 from saejax.interp.judge import Task
 from saejax.interp.subjects import KINDS, Settings, Subject
@@ -66,13 +66,14 @@ def plan(
     """
     asked = _explain_requests(subjects, settings)
     stages = {"explain": explainer.estimate(asked)}
-    known = [request for request in asked if explainer.estimate([request]).num_cached]
-    with Progress("read answers", total=len(known), unit="requests") as progress:
-        answers = dict(zip(known, explainer.ask_all(known, progress=progress), strict=True))
-    explanations = [
-        explain.parse(answers[request]) if request in answers else _LIKELY_EXPLANATION
-        for request in asked
-    ]
+    answers = _cached(explainer, asked)
+    unread = [n for n, answer in enumerate(answers) if answer and explain.is_unread(answer)]
+    if unread:
+        again = _second_requests([subjects[n] for n in unread], settings)
+        stages["explain again"] = explainer.estimate(again)
+        for n, answer in zip(unread, _cached(explainer, again), strict=True):
+            answers[n] = answer
+    explanations = [explain.parse(answer) if answer else _LIKELY_EXPLANATION for answer in answers]
     room = judge.MAX_TOKENS + settings.reasoning_tokens
     for kind in KINDS:
         tasks = _tasks(subjects, explanations, kind)
@@ -91,9 +92,7 @@ def ask(
     what was finished before is returned, and why the rest is missing.
     """
     try:
-        asked = _explain_requests(subjects, settings)
-        with Progress("explain", total=len(asked), unit="requests") as progress:
-            answers = explainer.ask_all(asked, progress=progress)
+        answers = _explain(explainer, subjects, settings)
     except InputError as error:
         return Outcome([], {"explain": str(error)})
     explanations = [explain.parse(answer) for answer in answers]
@@ -117,9 +116,41 @@ def ask(
     return Outcome(list(map(Explained, explanations, problems, verdicts)), missing)
 
 
+def _explain(explainer: Client, subjects: Sequence[Subject], settings: Settings) -> list[Answer]:
+    """An answer for each latent, the second one where the first could not be read."""
+    asked = _explain_requests(subjects, settings)
+    with Progress("explain", total=len(asked), unit="requests") as progress:
+        answers = explainer.ask_all(asked, progress=progress)
+    unread = [n for n, answer in enumerate(answers) if explain.is_unread(answer)]
+    if unread:
+        again = _second_requests([subjects[n] for n in unread], settings)
+        with Progress("explain, in JSON", total=len(again), unit="requests") as progress:
+            second = explainer.ask_all(again, progress=progress)
+        for n, answer in zip(unread, second, strict=True):
+            answers[n] = answer
+    return answers
+
+
+def _cached(client: Client, requests: Sequence[Request]) -> list[Answer | None]:
+    """The answers that are there already, None for the others; sends nothing."""
+    known = [n for n, request in enumerate(requests) if client.estimate([request]).num_cached]
+    answers: list[Answer | None] = [None] * len(requests)
+    with Progress("read answers", total=len(known), unit="requests") as progress:
+        found = client.ask_all([requests[n] for n in known], progress=progress)
+    for n, answer in zip(known, found, strict=True):
+        answers[n] = answer
+    return answers
+
+
 def _explain_requests(subjects: Sequence[Subject], settings: Settings) -> list[Request]:
     max_tokens = explain.MAX_TOKENS + settings.reasoning_tokens
     return explain.requests([subject.explain for subject in subjects], max_tokens=max_tokens)
+
+
+def _second_requests(subjects: Sequence[Subject], settings: Settings) -> list[Request]:
+    return explain.second_requests(
+        [subject.explain for subject in subjects], reasoning_tokens=settings.reasoning_tokens
+    )
 
 
 def _tasks(

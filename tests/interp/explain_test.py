@@ -88,11 +88,41 @@ def test_windows_in_which_the_latent_is_silent(latent):
         ("I looked.\nThey are cats.", None),
         ("[EXPLANATION]:", None),
         ("<think>\nhm", None),
+        ('```json\n{"explanation": "Names of \\"cats\\""}\n```', 'Names of "cats"'),
+        ('{"explanation": "Names\nof cats"}', "Names of cats"),
+        ('{"explanation": ""}', None),
+        ('{"explanation": "Names of', None),
         ("", None),
     ],
 )
 def test_explanations_are_found(text, explanation):
     assert explain.parse(Answer(text, 1, 1)) == explanation
+
+
+def test_second_requests_ask_the_same_in_json():
+    latent = [example([1, 0])]
+    (first,), (second,) = explain.requests([latent]), explain.second_requests([latent])
+    assert second.messages[:-1] == first.messages[:-1]
+    assert second.messages[-1].content.startswith(first.messages[-1].content + "\n\n")
+    assert second.schema["required"] == ["explanation"]
+    (long,) = explain.second_requests([latent], reasoning_tokens=1000)
+    assert long.max_tokens == second.max_tokens + 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "unread"),
+    [
+        ("a\nb", "", True),
+        ("a", "truncated", True),
+        ("", "empty", True),
+        ("a", "", False),
+        ("[EXPLANATION]: a\nb", "truncated", False),
+        ("no", "refused", False),
+        ("", "failed: 500", False),
+    ],
+)
+def test_what_is_worth_a_second_request(text, problem, unread):
+    assert explain.is_unread(Answer(text, 1, 1, problem=problem)) == unread
 
 
 def test_cut_off_and_refused_answers():

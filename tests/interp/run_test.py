@@ -140,19 +140,41 @@ def test_a_plan_is_what_is_sent_and_nothing_is_sent_twice(subjects, clients, stu
     assert sum(stage.max_cost for stage in after.values()) == 0
 
 
+def test_what_cannot_be_read_is_asked_for_in_json(subjects, clients, stub):
+    def answer(body, number):
+        last = body["messages"][-1]["content"]
+        if last.startswith("Description"):
+            return stub.completion(honest(body, number))
+        if "JSON" not in last:
+            return stub.completion("and so on\nand so on", finish="length")
+        assert body["response_format"]["json_schema"]["schema"]["required"] == ["explanation"]
+        return stub.completion('{"explanation": "the word\\n w7"}')
+
+    stub.answer = answer
+    outcome = ask(*clients, subjects.found, SETTINGS)
+    assert [each.explanation for each in outcome.latents] == ["the word w7"] * 4
+    assert [each.problem for each in outcome.latents] == [""] * 4
+    sent = len(stub.bodies)
+    planned = plan(*clients, subjects.found, SETTINGS)
+    assert all(stage.num_cached == stage.num_requests for stage in planned.values())
+    assert sum(stage.num_requests for stage in planned.values()) == sent == len(stub.bodies)
+
+
 def test_refusals_and_failures_are_told_apart(subjects, clients, stub):
     numbers = iter(range(100))
 
     def answer(body, _):
         if body["messages"][-1]["content"].startswith("Description"):
             return stub.failure(401, "no")
+        if "JSON" in body["messages"][-1]["content"]:
+            return stub.completion("hm\nhm")
         return [stub.completion(None, refusal="no"), stub.completion("hm\nhm")][next(numbers) % 2]
 
     stub.answer = answer
     outcome = ask(*clients, subjects.found, SETTINGS)
     assert sorted(each.problem for each in outcome.latents) == ["refused"] * 2 + ["unparsable"] * 2
     assert outcome.missing == {}, "nothing to judge"
-    stub.answer = lambda body, n: answer(body, n) if n >= 6 else stub.completion(honest(body, n))
+    stub.answer = lambda body, n: answer(body, n) if n >= 8 else stub.completion(honest(body, n))
     again = find_again(subjects)
     outcome = ask(*clients, again, SETTINGS)
     assert set(outcome.missing) == {"detection", "fuzzing"}
