@@ -3,8 +3,8 @@
 Dimension letters: A activating windows, O others, n windows, D width of the embedding.
 
 References:
-  Paulo et al. 2024, arXiv 2410.13928, section 3.2, "embedding"; eai-delphi 0.1.3,
-  delphi/scorers/embedding/embedding.py, from which this differs as `cosines` says.
+  Paulo et al. 2024, arXiv 2410.13928, section 3.2: explanations as queries for windows, scored by
+  the area under the ROC curve. `saejax.interp.cosines` says what differs from their code.
 """
 
 import math
@@ -109,7 +109,7 @@ def interval(area: float, num: int, num_others: int) -> tuple[float, float]:
 
     Example:
       >>> [round(end, 3) for end in interval(1.0, 100, 100)]
-      [0.963, 1.0]
+      [0.98, 1.0]
 
     Raises:
       InputError: If the area is outside [0, 1], or a number below 1.

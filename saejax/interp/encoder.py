@@ -31,7 +31,12 @@ from saejax.progress import Progress
 from saejax.sources import MODEL_FILES, resolve
 
 # sentence-transformers' own, beside those of every model.
-_ENCODER_FILES = (*MODEL_FILES, "modules.json", "sentence_bert_config.json", "*_Pooling/config.json")
+_ENCODER_FILES = (
+    *MODEL_FILES,
+    "modules.json",
+    "sentence_bert_config.json",
+    "*_Pooling/config.json",
+)
 
 # Texts in a call of the model, and the step of padded lengths: each length is compiled on its own.
 _BATCH, _STEP = 32, 16
@@ -155,7 +160,9 @@ def load_encoder(source: str) -> Encoder:
     # Heads of pretraining, which sentences do not pass.
     tensors = {n: t for n, t in tensors.items() if not n.startswith(("pooler.", "cls."))}
     if config.num_layers > len(tensors):
-        raise InputError(f"{path}: {config.num_layers} layers cannot come from these tensors")
+        raise InputError(
+            f"{path}: {config.num_layers} layers cannot come from {len(tensors)} tensors"
+        )
     check_shapes(tensors, bert_shapes(config), path)
     pooling = read_pooling(path)
     max_tokens = min(read_max_tokens(path), config.context_length)
