@@ -131,6 +131,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     keep_pages()
     endpoints = _endpoints()
+    encoder = load_encoder(_EMBEDDER.value) if _EMBEDDER.value else None
     run = RunDir(Path(_RUN.value))
     cfg = run.read_config()
     check(cfg)
@@ -144,7 +145,6 @@ def main(argv: Sequence[str]) -> None:
         reasoning_tokens=_REASONING.value,
         seed=_SEED.value,
     )
-    encoder = load_encoder(_EMBEDDER.value) if _EMBEDDER.value else None
     folder = run.root / "interp"
     caches = Path(_CACHES.value) if _CACHES.value else folder / "latents"
     saes = {seed: saejax.load_sae(run.sae(cfg.hookpoint, seed)) for seed in cfg.init_seeds}
