@@ -8,12 +8,11 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
@@ -21,8 +20,8 @@ from saejax.analysis.seeds import CONFIDENCE
 from saejax.errors import InputError
 from saejax.interp.questions import Question
 
-# From the ends of [0, 1], where the search for an interval starts: less than windows can resolve.
-_INSIDE = 1e-9
+# Of [0, 1], in the search for the end of an interval: down to the spacing of floats below 1.
+_HALVINGS = 53
 
 
 class EmbeddingScore(NamedTuple):
@@ -122,13 +121,16 @@ def interval(area: float, num: int, num_others: int) -> tuple[float, float]:
         raise InputError(f"area={area} of {num} and {num_others} windows: not an AUROC")
     z, more = float(ndtri((1 + CONFIDENCE) / 2)), (num + num_others) / 2 - 1
 
-    def excess(q: float) -> float:
-        """Above 0 where q is too far away."""
+    def within(q: float) -> bool:
         weight = 1 + more * (1 - q) / (2 - q) + more * q / (1 + q)
-        return abs(q - area) - z * math.sqrt(q * (1 - q) * weight / (num * num_others))
+        return abs(q - area) <= z * math.sqrt(q * (1 - q) * weight / (num * num_others))
 
-    # At 0 and 1 the error is 0: the ends of the range are too far away, but where one is the area.
-    inner = min(max(area, _INSIDE), 1 - _INSIDE)
-    low = 0.0 if area == 0 else float(brentq(excess, 0.0, inner))
-    high = 1.0 if area == 1 else float(brentq(excess, inner, 1.0))
-    return low, high
+    return _edge(within, area, 0.0), _edge(within, area, 1.0)
+
+
+def _edge(within: Callable[[float], bool], inside: float, outside: float) -> float:
+    """Where what holds inside ends, by halving; `inside` itself if the two are one."""
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if within(middle) else (inside, middle)
+    return inside
