@@ -129,7 +129,7 @@ def interp_figures(interp: Interp) -> Iterator[DrawnFigure]:
             score_histograms(
                 _groups(record, "embedding"),
                 title=title,
-                measure="area under the ROC curve of the cosine with the explanation",
+                measure="AUROC of the cosine with the explanation",
             ),
             title,
             "Histograms of embedding scores, one for each number of seeds that share the latents.",

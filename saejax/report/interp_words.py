@@ -35,7 +35,8 @@ def about(record: Mapping[str, Any]) -> Iterator[str]:
             "of these windows into vectors, and the score is the area under the ROC curve of their "
             "cosine, how often a window in which the latent fires lies nearer to the explanation "
             "than another. 0.5 is chance here too, but the scale is another, and it is no part of "
-            "the mean."
+            "the mean. Encoders see what a text is about more than single tokens: latents of "
+            "function words can score low, however well they are explained."
         )
 
 

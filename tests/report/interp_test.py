@@ -1,6 +1,7 @@
 """What a made-up results/interp.json adds to the page and to the latent browser."""
 
 import html
+import io
 import json
 import re
 from collections.abc import Callable
@@ -81,6 +82,12 @@ def test_embedding_scores_have_their_own_table_and_figure(
     for ours, mean in zip(interp.embedding_levels, interp.levels, strict=True):
         assert (ours.level, ours.source, ours.num) == (mean.level, mean.source, mean.num)
         assert ours.mean == pytest.approx(mean.mean / 2 + 0.2)
+    # Names of axes are inside the pictures.
+    for drawn in interp_figures(interp):
+        drawn.figure.savefig(io.BytesIO(), format="png")
+        for axes in drawn.figure.axes:
+            box = axes.xaxis.label.get_window_extent()
+            assert 0 <= box.x0 <= box.x1 <= drawn.figure.bbox.width
     page = write_report(run).read_text()
     assert "package:minilm/model turns the explanation" in page
     assert "Embedding scores of latents of seed 1" in page
