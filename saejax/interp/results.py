@@ -2,7 +2,8 @@
 
 In a run's folder interp/: explanations/<hookpoint>.seed<i>_latent<j>.txt, each a string of JSON,
 and scores/<scorer>/<hookpoint>.seed<i>_latent<j>.txt, see `saejax.interp.delphi_scores`, for the
-scorers detection, fuzz, token_set_detection and token_set_fuzz.
+scorers detection, fuzz, token_set_detection and token_set_fuzz. Cosines with an encoder are not
+among them, as delphi's analysis of that folder fails on the files of its own embedding scorer.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saejax.files import atomic_write, explain_os_errors
+from saejax.interp import embedding
 from saejax.interp.delphi_scores import write_delphi
 from saejax.interp.run import Explained
 from saejax.interp.score import score
@@ -32,7 +34,8 @@ def rows(
 
     Returns:
       The fields of `Choice`, num_windows, and `llm` (None if it was not asked) and `token_set`,
-      each with explanation, problem, and by kind the record of its `Score`.
+      each with explanation, problem, by kind the record of its `Score`, and `embedding`, that of
+      its `EmbeddingScore`; what was not asked is missing.
     """
     return [
         {
@@ -93,4 +96,7 @@ def _scored(subject: Subject, explained: Explained) -> dict[str, Any]:
         for kind in KINDS
         if kind in explained.verdicts
     }
+    if explained.cosines is not None:
+        by_cosine = embedding.score(subject.questions["detection"], explained.cosines)
+        scores["embedding"] = by_cosine.record()
     return {"explanation": explained.explanation, "problem": explained.problem, **scores}

@@ -25,11 +25,14 @@ class Explained(NamedTuple):
       problem: Why: "refused", "empty", "truncated", "failed: ..." or "unparsable".
       verdicts: By kind, on the questions of the latent in their order; a kind that was not asked
         is missing.
+      cosines: Of the explanation with the windows of detection, see `saejax.interp.cosines`; None
+        if no encoder was asked, or there is no explanation.
     """
 
     explanation: str | None
     problem: str
     verdicts: Mapping[str, Verdicts]
+    cosines: Sequence[float] | None = None
 
 
 class Outcome(NamedTuple):

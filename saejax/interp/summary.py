@@ -17,8 +17,10 @@ from saejax.analysis.spread import wilson
 
 # Who explains: the language model, or the set of tokens.
 SOURCES = ("llm", "token_set")
-# "mean" is that of the two others.
-SCORES = ("mean", "detection", "fuzzing")
+# Balanced accuracies of verdicts on windows.
+_JUDGED = ("detection", "fuzzing")
+# "mean" is that of detection and fuzzing; "embedding" is an AUROC, and no part of it.
+SCORES = ("mean", *_JUDGED, "embedding")
 _DRAWS = 1000
 
 Row = Mapping[str, Any]
@@ -26,18 +28,19 @@ _Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def score_of(row: Row, source: str, kind: str) -> float | None:
-    """The balanced accuracy of a latent's explanation; None if it has none.
+    """The score of a latent's explanation; None if it has none.
 
     Args:
       row: The latent.
       source: Of `SOURCES`.
-      kind: Of `SCORES`; "mean" needs both others.
+      kind: Of `SCORES`; "mean" needs detection and fuzzing, and is theirs alone.
     """
     found = row[source]
-    kinds = SCORES[1:] if kind == "mean" else (kind,)
+    kinds = _JUDGED if kind == "mean" else (kind,)
     if found is None or any(name not in found for name in kinds):
         return None
-    values = [found[name]["balanced_accuracy"] for name in kinds]
+    field = "auroc" if kind == "embedding" else "balanced_accuracy"
+    values = [found[name][field] for name in kinds]
     return None if None in values else statistics.fmean(values)
 
 
@@ -56,7 +59,7 @@ def summaries(rows: Sequence[Row], *, base_seed: int, seed: int) -> dict[str, An
       seed: Of the bootstrap.
 
     Returns:
-      By score (`SCORES`):
+      By score (`SCORES`; "embedding" only where some latent has it):
       by_level: by source a row for each level with num, mean, median and their intervals;
       difference: by source the mean of the latents that another seed shares minus that of those
       that none does, with its interval; None if one kind is missing;
@@ -68,7 +71,8 @@ def summaries(rows: Sequence[Row], *, base_seed: int, seed: int) -> dict[str, An
     """
     base = [row for row in rows if row["seed"] == base_seed]
     found: dict[str, Any] = {}
-    for kind in SCORES:
+    embedded = any(score_of(row, s, "embedding") is not None for row in rows for s in SOURCES)
+    for kind in SCORES if embedded else SCORES[:-1]:
         rng = np.random.default_rng(seed)
         found[kind] = {
             "by_level": {source: _by_level(base, source, kind, rng) for source in SOURCES},
@@ -177,7 +181,7 @@ def _counts(rows: Sequence[Row]) -> dict[str, Any]:
     asked = [row["llm"] for row in rows if row["llm"] is not None]
     # "failed: what the server said" of different calls are one problem.
     problems = Counter(each["problem"].partition(":")[0] for each in asked if each["problem"])
-    judged = [each[kind] for each in asked for kind in SCORES[1:] if kind in each]
+    judged = [each[kind] for each in asked for kind in _JUDGED if kind in each]
     return {
         "latents": len(rows),
         "explained": sum(each["explanation"] is not None for each in asked),

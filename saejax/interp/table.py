@@ -39,12 +39,29 @@ def results_table(record: Mapping[str, Any]) -> str:
     Args:
       record: As in `results/interp.json`.
     """
-    found = record["summaries"]["mean"]
-    counts = record["summaries"]["counts"]
+    found, counts = record["summaries"], record["summaries"]["counts"]
     lines = ["mean of detection and fuzzing, balanced accuracy; 0.5 is chance"]
-    lines.append(
+    lines += _of_score(found["mean"])
+    # Not in results without an encoder.
+    if "embedding" in found:
+        lines.append(
+            f"embedding, AUROC of the cosine by {record['embedder']}; 0.5 is chance; no part of "
+            "the mean above"
+        )
+        lines += _of_score(found["embedding"])
+    if (problems := counts["problems"]) or counts["unparsable_windows"]:
+        said = [f"{number} {name}" for name, number in problems.items()]
+        said += [f"{counts['unparsable_windows']} windows without a readable verdict"]
+        lines.append(f"not counted: {', '.join(said)}")
+    lines += [f"missing: {stage}: {reason}" for stage, reason in record["missing"].items()]
+    return "\n".join(lines)
+
+
+def _of_score(found: Mapping[str, Any]) -> list[str]:
+    """What `summaries` says of one score."""
+    lines = [
         f"{'shared by':<14}{'explained by':<14}{'latents':>8}{'mean':>8}{'95 %':>16}{'median':>9}"
-    )
+    ]
     for source in SOURCES:
         for row in found["by_level"][source]:
             name = f"{row['level'] or 'no'} other{'s' * (row['level'] != 1)}"
@@ -69,12 +86,7 @@ def results_table(record: Mapping[str, Any]) -> str:
             f"the LLM scores above the token set for {wins['won']} latents, the same for "
             f"{wins['tied']}, below for {wins['lost']}"
         )
-    if (problems := counts["problems"]) or counts["unparsable_windows"]:
-        said = [f"{number} {name}" for name, number in problems.items()]
-        said += [f"{counts['unparsable_windows']} windows without a readable verdict"]
-        lines.append(f"not counted: {', '.join(said)}")
-    lines += [f"missing: {stage}: {reason}" for stage, reason in record["missing"].items()]
-    return "\n".join(lines)
+    return lines
 
 
 def _interval(interval: tuple[float, float] | None, digits: str) -> str:

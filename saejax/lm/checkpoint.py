@@ -1,7 +1,7 @@
 """A model on disk, opened for reading: its configuration and its tensors, which must agree."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,11 +37,19 @@ class Checkpoint(NamedTuple):
 
 def check_tensors(checkpoint: Checkpoint, where: object) -> Checkpoint:
     """Returns the checkpoint, or raises `InputError` when tensors and configuration disagree."""
-    found = checkpoint.tensors
     num_layers = checkpoint.config.num_layers
-    if num_layers > len(found):
-        raise InputError(f"{where}: {num_layers} layers cannot come from {len(found)} tensors")
-    expected = tensor_shapes(checkpoint.config, num_layers)
+    if num_layers > len(checkpoint.tensors):
+        raise InputError(
+            f"{where}: {num_layers} layers cannot come from {len(checkpoint.tensors)} tensors"
+        )
+    check_shapes(checkpoint.tensors, tensor_shapes(checkpoint.config, num_layers), where)
+    return checkpoint
+
+
+def check_shapes(
+    found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: object
+) -> None:
+    """Raises `InputError` unless the tensors are those expected, and have these shapes."""
     for kind, names in (
         ("lacks tensors that its configuration calls for", expected.keys() - found.keys()),
         ("has tensors that its configuration does not call for", found.keys() - expected.keys()),
@@ -54,7 +62,6 @@ def check_tensors(checkpoint: Checkpoint, where: object) -> Checkpoint:
                 f"{where}: tensor {name} has shape {list(found[name].shape)}, but the "
                 f"configuration calls for {list(shape)}"
             )
-    return checkpoint
 
 
 def fingerprint(files: Iterable[Path]) -> str:

@@ -1,6 +1,7 @@
 """Hugging Face model directories: config.json and safetensors, in one file or in shards."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,37 @@ def open_directory(path: Path) -> Checkpoint:
         the supported families.
     """
     config = read_config(path)
-    shards = _shards(path)
-    tensors = {}
-    for shard in shards:
-        for name, tensor in _tensors(shard, config).items():
-            if name in tensors:
-                raise InputError(f"{shard}: tensor {name} is in another file of {path} too")
-            tensors[name] = tensor
+    tensors, shards = open_weights(
+        path, prefix=config.prefix, renamed=config.renamed, buffers=config.buffers
+    )
     if config.tie_embeddings:
         # Some files repeat the embedding as the unembedding; transformers reads the embedding.
         tensors.pop("lm_head.weight", None)
     return check_tensors(Checkpoint(config, tensors, (path / _CONFIG, *shards)), path)
+
+
+def open_weights(
+    path: Path, *, prefix: str, renamed: Mapping[str, str], buffers: tuple[str, ...]
+) -> tuple[dict[str, Tensor], list[Path]]:
+    """The tensors of a directory, in one file or in shards, and these files.
+
+    Args:
+      path: The directory.
+      prefix: What names begin with in files of the model with its head.
+      renamed: Other names that files have for tensors, without the prefix.
+      buffers: Ends of names that are left out.
+
+    Raises:
+      InputError: If files are missing or damaged, or have a tensor twice or of another type.
+    """
+    shards = _shards(path)
+    tensors = {}
+    for shard in shards:
+        for name, tensor in _tensors(shard, prefix, renamed, buffers).items():
+            if name in tensors:
+                raise InputError(f"{shard}: tensor {name} is in another file of {path} too")
+            tensors[name] = tensor
+    return tensors, shards
 
 
 def _shards(path: Path) -> list[Path]:
@@ -85,7 +106,9 @@ def _shards(path: Path) -> list[Path]:
     return shards
 
 
-def _tensors(path: Path, config: DecoderConfig) -> dict[str, Tensor]:
+def _tensors(
+    path: Path, prefix: str, renamed: Mapping[str, str], buffers: tuple[str, ...]
+) -> dict[str, Tensor]:
     """Tensors of one file but for buffers, by their names without the model's prefix."""
     try:
         file = safe_open(path, framework="numpy")
@@ -96,10 +119,10 @@ def _tensors(path: Path, config: DecoderConfig) -> dict[str, Tensor]:
         ) from None
     tensors = {}
     for full_name in file.keys():  # noqa: SIM118, not a dict
-        name = full_name.removeprefix(config.prefix)
-        if name.endswith(config.buffers):
+        name = full_name.removeprefix(prefix)
+        if name.endswith(buffers):
             continue
-        name = config.renamed.get(name, name)
+        name = renamed.get(name, name)
         header = file.get_slice(full_name)
         shape, kind = tuple(header.get_shape()), header.get_dtype()
         if kind not in _ITEM_BYTES:

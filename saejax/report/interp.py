@@ -7,6 +7,7 @@ import numpy as np
 
 from saejax.errors import InputError
 from saejax.interp.summary import SOURCES, paired, score_of, weighted
+from saejax.report import interp_words as words
 from saejax.report.interp_figures import Group, Scores, pair_scores, score_histograms
 from saejax.report.pictures import DrawnFigure
 from saejax.report.run_files import Run
@@ -45,7 +46,8 @@ class Interp(NamedTuple):
     Attributes:
       record: `results/interp.json`.
       about: Who explained, and how to read scores, as sentences.
-      levels: Rows of the table.
+      levels: Rows of the table of means of detection and fuzzing.
+      embedding_levels: Rows of that of embedding scores; () without an encoder.
       findings: As sentences.
       missing: What is not there, and why, as sentences.
       shared: Examples: shared pairs of the highest scores.
@@ -56,6 +58,7 @@ class Interp(NamedTuple):
     record: dict[str, Any]
     about: tuple[str, ...]
     levels: tuple[LevelRow, ...]
+    embedding_levels: tuple[LevelRow, ...]
     findings: tuple[str, ...]
     missing: tuple[str, ...]
     shared: tuple[ExampleRow, ...]
@@ -65,7 +68,8 @@ class Interp(NamedTuple):
     @property
     def num_figures(self) -> int:
         """How many `interp_figures` draws."""
-        return bool(_base(self.record)) + bool(_pairs(self.record))
+        shown = bool(_base(self.record)) + bool(_pairs(self.record))
+        return shown + _embedded(self.record)
 
 
 def read_interp(run: Run) -> Interp | None:
@@ -83,10 +87,11 @@ def read_interp(run: Run) -> Interp | None:
             raise ValueError("no object of JSON")
         return Interp(
             record,
-            _about(record),
-            tuple(_levels(record)),
-            tuple(_findings(record)),
-            tuple(_missing(record)),
+            tuple(words.about(record)),
+            tuple(_levels(record, "mean")),
+            tuple(_levels(record, "embedding")),
+            tuple(words.findings(record)),
+            tuple(words.missing(record)),
             *_examples(record),
             _of_latents(record),
         )
@@ -99,20 +104,38 @@ def read_interp(run: Run) -> Interp | None:
 
 
 def interp_figures(interp: Interp) -> Iterator[DrawnFigure]:
-    """Draws the scores by level and, of two seeds, those of partners."""
+    """Draws the scores by level, also those by an encoder, and, of two seeds, those of partners."""
     record = interp.record
     if not _base(record):
         return
     title = f"{record['hookpoint']}, seed {record['base_seed']}: scores of explanations"
     yield DrawnFigure(
         f"interp.levels.{record['hookpoint']}",
-        score_histograms(_groups(record), title=title),
+        score_histograms(
+            _groups(record, "mean"),
+            title=title,
+            measure="mean balanced accuracy of detection and fuzzing",
+        ),
         title,
         "Histograms of explanation scores, one for each number of seeds that share the latents.",
         "Scores by how many other seeds share a latent, and how many latents were scored. Latents "
         "are weighted so that they stand for all of the level that fire often enough; vertical "
         "lines are means.",
     )
+    if _embedded(record):
+        title = f"{record['hookpoint']}, seed {record['base_seed']}: embedding scores"
+        yield DrawnFigure(
+            f"interp.embedding.{record['hookpoint']}",
+            score_histograms(
+                _groups(record, "embedding"),
+                title=title,
+                measure="AUROC of the cosine with the explanation",
+            ),
+            title,
+            "Histograms of embedding scores, one for each number of seeds that share the latents.",
+            "How well the cosine with the explanation tells windows in which the latent fires from "
+            "others, for the same latents with the same weights.",
+        )
     if pairs := _pairs(record):
         seeds = record["base_seed"], record["partner_seed"]
         title = f"{record['hookpoint']}: scores of partners in seeds {seeds[0]} and {seeds[1]}"
@@ -151,96 +174,35 @@ def _base(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row for row in record["latents"] if row["seed"] == record["base_seed"]]
 
 
-def _groups(record: Mapping[str, Any]) -> list[Group]:
+def _embedded(record: Mapping[str, Any]) -> bool:
+    """Whether an encoder scored latents of the base seed."""
+    rows = _base(record)
+    return any(score_of(row, s, "embedding") is not None for row in rows for s in SOURCES)
+
+
+def _groups(record: Mapping[str, Any], kind: str) -> list[Group]:
     base = _base(record)
     groups = []
     for level in sorted(
         {row["level"] for row in base}, key=lambda level: -1 if level is None else level
     ):
         of_level = [row for row in base if row["level"] == level]
-        scores = (Scores(*weighted(of_level, source, "mean")) for source in SOURCES)
+        scores = (Scores(*weighted(of_level, source, kind)) for source in SOURCES)
         groups.append(Group(_level_name(level), *scores))
     return groups
 
 
-def _about(record: Mapping[str, Any]) -> tuple[str, ...]:
-    settings = record["settings"]
-    fires, silent = settings["num_activating"], settings["num_non_activating"]
-    windows = f"{fires} windows in which it fires and {silent} others"
-    if record["explainer"]:
-        who = (
-            f"{record['explainer']} saw {settings['num_explain']} windows of each latent and "
-            f"explained it; {record['scorer']} judged by the explanation {windows}."
-        )
-    else:
-        who = f"No language model was asked: here are sets of tokens alone, judged on {windows}."
-    return (
-        f"{who} Detection asks whether a window fits the explanation, fuzzing whether the right "
-        "tokens are marked. A score is the mean of the two balanced accuracies: 0.5 is chance, 1 "
-        "is perfect.",
-        "The reference is the simplest explanation, the set of tokens on which the latent fires at "
-        "least at every second place, which needs no language model: what a model's explanations "
-        "score above it is what they add. Scores depend on the models: compare them within a run.",
-    )
-
-
-def _levels(record: Mapping[str, Any]) -> Iterator[LevelRow]:
+def _levels(record: Mapping[str, Any], kind: str) -> Iterator[LevelRow]:
+    # Results without an encoder have no embedding scores.
+    if kind not in record["summaries"]:
+        return
     names = {"llm": record["explainer"], "token_set": "token set"}
-    by_level = record["summaries"]["mean"]["by_level"]
+    by_level = record["summaries"][kind]["by_level"]
     for source in SOURCES:
         for row in by_level[source]:
             interval = row["mean_interval"] and tuple(row["mean_interval"])
             name = _level_name(row["level"])
             yield LevelRow(name, names[source], row["num"], row["mean"], interval, row["median"])
-
-
-def _findings(record: Mapping[str, Any]) -> Iterator[str]:
-    found = record["summaries"]["mean"]
-    names = {"llm": record["explainer"], "token_set": "the sets of tokens"}
-    for source in SOURCES:
-        if (each := found["difference"][source]) is not None:
-            text = (
-                f"Explained by {names[source]}, latents that another seed shares have a mean score "
-                f"of {each['shared']:.3f}, those that none does {each['unshared']:.3f}"
-            )
-            if each["interval"]:
-                low, high = each["interval"]
-                text += f" (95 % interval of the difference: {low:+.3f} to {high:+.3f})"
-            yield f"{text}."
-    if (wins := found["llm_beats_token_set"]) is not None:
-        total = wins["won"] + wins["tied"] + wins["lost"]
-        yield (
-            f"{names['llm']} scores above the set of tokens for {wins['won']} of {total} latents, "
-            f"the same for {wins['tied']}, and below for {wins['lost']}."
-        )
-    for source in SOURCES:
-        pairs = found["pairs"][source]
-        if pairs["correlation"] is not None:
-            text = (
-                f"Over {pairs['num']} pairs explained by {names[source]}, the rank correlation of "
-                f"the two scores is {pairs['correlation']:.2f}"
-            )
-            if pairs["mean_with_cosine"] is not None:
-                text += f", and that of their mean with the cosine {pairs['mean_with_cosine']:.2f}"
-            yield f"{text}."
-
-
-def _missing(record: Mapping[str, Any]) -> Iterator[str]:
-    for stage, reason in record["missing"].items():
-        yield f"{stage}: {reason}."
-    if few := record["too_few"]:
-        yield f"{len(few)} chosen latents fire in too few windows to be scored."
-    if record["num_rare"]:
-        yield (
-            f"{record['num_rare']} latents of seed {record['base_seed']} fire too seldom to be "
-            "chosen."
-        )
-    counts = record["summaries"]["counts"]
-    said = [f"{number} {name}" for name, number in counts["problems"].items()]
-    if said:
-        yield f"Answers without an explanation: {', '.join(said)}."
-    if counts["unparsable_windows"]:
-        yield f"{counts['unparsable_windows']} windows have no readable verdict and do not count."
 
 
 def _examples(
@@ -289,10 +251,15 @@ def _of_latents(record: Mapping[str, Any]) -> dict[int, dict[int, dict[str, Any]
 
 
 def _scores(each: Mapping[str, Any]) -> str:
+    fields = {
+        "detection": "balanced_accuracy",
+        "fuzzing": "balanced_accuracy",
+        "embedding": "auroc",
+    }
     parts: Sequence[str] = [
-        f"{kind} {each[kind]['balanced_accuracy']:.2f} ({each[kind]['interval'][0]:.2f} to "
+        f"{kind} {each[kind][field]:.2f} ({each[kind]['interval'][0]:.2f} to "
         f"{each[kind]['interval'][1]:.2f})"
-        for kind in ("detection", "fuzzing")
-        if kind in each and each[kind]["balanced_accuracy"] is not None
+        for kind, field in fields.items()
+        if kind in each and each[kind][field] is not None
     ]
     return ", ".join(parts) or "no scores"

@@ -46,7 +46,7 @@ class Group(NamedTuple):
     token_set: Scores
 
 
-def score_histograms(groups: Sequence[Group], *, title: str) -> Figure:
+def score_histograms(groups: Sequence[Group], *, title: str, measure: str) -> Figure:
     """Scores of explanations, a histogram for each number of seeds that share the latents.
 
     Bars are the language model's, with a solid line at their mean; the outline and the dashed line
@@ -55,6 +55,7 @@ def score_histograms(groups: Sequence[Group], *, title: str) -> Figure:
     Args:
       groups: From the first row on.
       title: Printed as it is, above the figure.
+      measure: What a score is, for the axis.
 
     Raises:
       InputError: For no scores, or scores outside [0, 1].
@@ -106,7 +107,7 @@ def score_histograms(groups: Sequence[Group], *, title: str) -> Figure:
         axes.tick_params(labelbottom=index == len(groups) - 1)
     for axes in figure.axes:
         axes.set(xlim=(edges[0], 1), ylim=(0, 1.08 * tallest))
-    figure.axes[-1].set_xlabel("score: mean balanced accuracy of detection and fuzzing")
+    figure.axes[-1].set_xlabel(f"score: {measure}")
     legend = {
         "llm": [
             Patch(color=style.SKY, label="language model"),

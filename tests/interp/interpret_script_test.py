@@ -122,6 +122,30 @@ def test_end_to_end_and_nothing_is_asked_twice(run, interpret, stub, tmp_path):
     assert run.read_result("interp") == second
 
 
+def test_an_encoder_scores_both_explanations(run, interpret, stub, tiny_bert):
+    encoder = f"--embedder={tiny_bert()}"
+    alone = interpret(encoder)
+    assert alone.returncode == 0, alone.stderr
+    assert "embedding, AUROC of the cosine" in alone.stdout
+    record = run.read_result("interp")
+    assert record["embedder"] == encoder.partition("=")[2]
+    for row in record["latents"]:
+        assert row["token_set"]["embedding"]["num_activating"] == 4
+        assert row["token_set"]["embedding"]["num_non_activating"] == 3
+    both = interpret(encoder, f"--base_url={stub.url}", "--model=wise")
+    assert both.returncode == 0, both.stderr
+    second = run.read_result("interp")
+    for before, after in zip(record["latents"], second["latents"], strict=True):
+        assert after["token_set"] == before["token_set"]
+        assert 0 <= after["llm"]["embedding"]["auroc"] <= 1
+    assert set(second["summaries"]["embedding"]["by_level"]) == {"llm", "token_set"}
+    # Windows are embedded once.
+    assert len(list((run.root / "interp" / "embeddings").iterdir())) == len(record["latents"])
+    page = run.report.read_text()
+    assert "Embedding scores of latents of seed 1" in page
+    assert (run.root / "figures" / "interp.embedding.layers.1.mlp.svg").exists()
+
+
 def test_what_is_missing_is_told(run, interpret, stub, cfg):
     for path in (run.root / "matchings").rglob("*.npz"):
         path.unlink()
@@ -162,6 +186,7 @@ def test_what_is_missing_is_told(run, interpret, stub, cfg):
     [
         (("--model=x",), "--model without --base_url"),
         (("--base_url=nowhere", "--model=x"), "base_url='nowhere' is no address"),
+        (("--embedder=package:no_such_encoder/model",), "'no_such_encoder' is not installed"),
     ],
 )
 def test_errors_are_one_line(tmp_path, run_script, arguments, said):

@@ -185,6 +185,18 @@ def test_refusals_and_failures_are_told_apart(subjects, clients, stub):
     assert score_of(rows[0], "token_set", "mean") == 1
 
 
+def test_cosines_become_rows(subjects):
+    made = baseline(subjects.found)
+    windows = [q.example for q in subjects.found[0].questions["detection"]]
+    made[0] = made[0]._replace(cosines=[float(example.activating) for example in windows])
+    rows = results.rows(subjects.found, [], made)
+    found = json.loads(json.dumps(rows))[0]["token_set"]["embedding"]
+    assert (found["auroc"], found["num_activating"], found["num_non_activating"]) == (1, 20, 20)
+    assert found["interval"][1] == 1
+    assert "embedding" not in rows[1]["token_set"]
+    assert score_of(rows[0], "token_set", "embedding") == 1
+
+
 def find_again(subjects):
     """The first pair with other windows for the explainer."""
     return [s._replace(explain=s.explain[:5]) for s in subjects.found[:2]]

@@ -90,6 +90,44 @@ def test_a_weighted_median_is_that_of_copies(weights):
     assert level["median"] == pytest.approx(np.median(np.repeat(score_n, weights)))
 
 
+def test_embedding_scores_are_summed_up_like_the_others_and_no_part_of_the_mean(rows):
+    before = summaries(rows, base_seed=1, seed=0)
+    assert "embedding" not in before
+    for each in rows:
+        for source in ("llm", "token_set"):
+            area = 1 - each[source]["detection"]["balanced_accuracy"]
+            each[source]["embedding"] = {"auroc": area}
+    found = summaries(rows, base_seed=1, seed=0)
+    area = found.pop("embedding")
+    assert found == before
+    assert score_of(rows[0], "llm", "embedding") == pytest.approx(
+        1 - score_of(rows[0], "llm", "detection")
+    )
+    detection = found["detection"]
+    for ours, theirs in zip(area["by_level"]["llm"], detection["by_level"]["llm"], strict=True):
+        assert ours["mean"] == pytest.approx(1 - theirs["mean"])
+        assert ours["mean_interval"] == pytest.approx(
+            [1 - e for e in theirs["mean_interval"]][::-1]
+        )
+    difference = area["difference"]["llm"]["difference"]
+    assert difference == pytest.approx(-detection["difference"]["llm"]["difference"])
+    # Partners go together as before.
+    assert area["pairs"]["llm"]["correlation"] == pytest.approx(
+        detection["pairs"]["llm"]["correlation"]
+    )
+    wins, losses = area["llm_beats_token_set"], detection["llm_beats_token_set"]
+    assert (wins["won"], wins["lost"]) == (losses["lost"], losses["won"])
+
+
+def test_one_latent_with_an_embedding_score_is_enough():
+    made = [row(1, i, None) for i in range(3)]
+    made[1]["token_set"]["embedding"] = {"auroc": 0.75}
+    found = summaries(made, base_seed=1, seed=0)["embedding"]
+    assert found["by_level"]["llm"] == []
+    (level,) = found["by_level"]["token_set"]
+    assert (level["num"], level["mean"], level["mean_interval"]) == (1, 0.75, None)
+
+
 def test_wins_are_counted():
     made = [
         row(1, 0, 5, llm=(0.8, 0.8), token_set=(0.7, 0.7)),

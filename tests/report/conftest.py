@@ -212,12 +212,19 @@ def _scored(value: float) -> dict[str, Any]:
     return {"balanced_accuracy": value, "interval": [value / 2, 1.0], "unparsable": 0}
 
 
-def _explained(text: str | None, value: float) -> dict[str, Any]:
+def _explained(text: str | None, value: float, embedding: bool) -> dict[str, Any]:
     found = {"explanation": text, "problem": "" if text else "refused"}
-    return found | ({"detection": _scored(value), "fuzzing": _scored(value)} if text else {})
+    if not text:
+        return found
+    if embedding:
+        area = {"auroc": value / 2 + 0.2, "interval": [value / 2, value], "num_activating": 100}
+        found["embedding"] = area | {"num_non_activating": 90}
+    return found | {"detection": _scored(value), "fuzzing": _scored(value)}
 
 
-def _interp_record(*, llm: bool = True) -> dict[str, Any]:
+def _interp_record(*, llm: bool = True, embedding: bool = False) -> dict[str, Any]:
+    # Without embedding scores a record is as it was before there were any.
+    about = {"embedder": "package:minilm/model"} if embedding else {}
     rng = np.random.default_rng(0)
     rows = []
     for latent in range(30):
@@ -235,11 +242,13 @@ def _interp_record(*, llm: bool = True) -> dict[str, Any]:
                     "shared": level > 0,
                     "stratum": [level, 0],
                     "stratum_size": 20,
-                    "llm": _explained(None if latent == 29 else text, score) if llm else None,
-                    "token_set": _explained("fires on these tokens", 0.55),
+                    "llm": _explained(None if latent == 29 else text, score, embedding)
+                    if llm
+                    else None,
+                    "token_set": _explained("fires on these tokens", 0.55, embedding),
                 }
             )
-    return {
+    return about | {
         "hookpoint": "layers.6.mlp",
         "base_seed": 1,
         "partner_seed": 2,

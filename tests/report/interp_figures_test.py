@@ -34,7 +34,7 @@ def test_histograms_hold_the_weights_of_their_latents():
         Group("1 other", scores(), scores(0.31, 0.72)),
         Group("2 others", scores(1.0), scores(0.9)),
     ]
-    figure = drawn(score_histograms(groups, title="t $1"))
+    figure = drawn(score_histograms(groups, title="t $1", measure="m"))
     assert len(figure.axes) == 3
     for axes, group in zip(figure.axes, groups, strict=True):
         assert axes.texts[0].get_text().startswith(group.name)
@@ -55,7 +55,9 @@ def test_histograms_hold_the_weights_of_their_latents():
 
 
 def test_a_score_at_an_edge_is_in_the_bin_above():
-    figure = score_histograms([Group("all", scores(), scores(0.5, 0.55, 1))], title="t")
+    figure = score_histograms(
+        [Group("all", scores(), scores(0.5, 0.55, 1))], title="t", measure="m"
+    )
     data = figure.axes[0].patches[0].get_data()
     starts = data.edges[:-1][data.values > 0]
     np.testing.assert_allclose(starts, [0.5, 0.55, 0.95])
@@ -77,9 +79,9 @@ def test_pairs_are_at_their_scores_in_the_colour_of_their_cosine():
 
 def test_bad_scores_are_refused():
     with pytest.raises(InputError, match="missing, NaN or outside"):
-        score_histograms([Group("all", scores(), scores(np.nan))], title="t")
+        score_histograms([Group("all", scores(), scores(np.nan))], title="t", measure="m")
     with pytest.raises(InputError, match="missing, NaN or outside"):
-        score_histograms([Group("all", scores(), scores())], title="t")
+        score_histograms([Group("all", scores(), scores())], title="t", measure="m")
     one = np.array([0.5])
     with pytest.raises(InputError, match="outside"):
         pair_scores(one, one, 4 * one, one > 0, seeds=(1, 2), title="t")

@@ -1,6 +1,7 @@
 """What a made-up results/interp.json adds to the page and to the latent browser."""
 
 import html
+import io
 import json
 import re
 from collections.abc import Callable
@@ -68,6 +69,44 @@ def test_the_browser_has_the_explanations(make_run: MakeRun, make_interp: MakeIn
     assert (tokens["by"], tokens["text"]) == ("the set of tokens", "fires on these tokens")
     refused = place["explained"]["2"]["31"]["said"][0]
     assert (refused["text"], refused["scores"]) == ("none (refused)", "no scores")
+
+
+def test_embedding_scores_have_their_own_table_and_figure(
+    make_run: MakeRun, make_interp: MakeInterp
+):
+    run = put(make_run(), make_interp(embedding=True))
+    interp = read_interp(read_run(run))
+    assert interp is not None
+    assert interp.num_figures == 3
+    assert len(interp.embedding_levels) == len(interp.levels) == 6
+    for ours, mean in zip(interp.embedding_levels, interp.levels, strict=True):
+        assert (ours.level, ours.source, ours.num) == (mean.level, mean.source, mean.num)
+        assert ours.mean == pytest.approx(mean.mean / 2 + 0.2)
+    # Names of axes are inside the pictures.
+    for drawn in interp_figures(interp):
+        drawn.figure.savefig(io.BytesIO(), format="png")
+        for axes in drawn.figure.axes:
+            box = axes.xaxis.label.get_window_extent()
+            assert 0 <= box.x0 <= box.x1 <= drawn.figure.bbox.width
+    page = write_report(run).read_text()
+    assert "package:minilm/model turns the explanation" in page
+    assert "Embedding scores of latents of seed 1" in page
+    assert "mean embedding score of" in page
+    assert "rank correlation of the two embedding scores is" in page
+    assert (run / "figures" / "interp.embedding.layers.6.mlp.svg").stat().st_size
+    said = interp.latents[1][7]["said"][0]["scores"]
+    assert said.endswith("fuzzing 0.57 (0.29 to 1.00), embedding 0.49 (0.29 to 0.57)")
+
+
+def test_results_from_before_embedding_scores(make_run: MakeRun, make_interp: MakeInterp):
+    record = make_interp()
+    assert "embedder" not in record
+    assert "embedding" not in record["summaries"]
+    run = put(make_run(), record)
+    interp = read_interp(read_run(run))
+    assert interp is not None
+    assert (interp.num_figures, interp.embedding_levels) == (2, ())
+    assert "mbedding score" not in write_report(run).read_text()
 
 
 def test_without_a_model_there_are_the_sets_of_tokens(make_run: MakeRun, make_interp: MakeInterp):
