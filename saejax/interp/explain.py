@@ -28,12 +28,12 @@ _SCHEMA = {
     "required": ["explanation"],
     "additionalProperties": False,
 }
-_JSON_ANSWER = re.compile(r'"explanation"\s*:\s*("(?:[^"\\]|\\.)*")')
+_JSON_ANSWER = re.compile(r'"explanation"\s*:\s*("(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")')
 
 # [EXPLANATION]: with or without brackets, bold marks, or the colon; what follows may begin on the
 # next line.
 _LAST_LINE = re.compile(
-    r"(?:\[\W{0,3}EXPLANATION\W{0,3}\][*_]*\s*:?|^\W{0,5}EXPLANATION\W{0,3}:)[*_\s]*([^\n]*)",
+    r"(?:\[\W{0,3}EXPLANATION\W{0,3}\][*_]*\s*:?|^[^\w{]{0,5}EXPLANATION\W{0,3}:)[*_\s]*([^\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -87,10 +87,10 @@ def parse(answer: Answer) -> str | None:
     """
     text = answer.said
     if in_json := _JSON_ANSWER.findall(text):
-        line = " ".join(json.loads(in_json[-1], strict=False).split())
-    elif found := _LAST_LINE.findall(text):
+        return " ".join(json.loads(in_json[-1], strict=False).split()) or None
+    if found := _LAST_LINE.findall(text):
         line = found[-1]
-    elif answer.problem or "\n" in text:
+    elif answer.problem or "\n" in text or text.startswith("{"):
         return None
     else:
         line = text

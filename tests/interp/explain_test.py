@@ -91,6 +91,7 @@ def test_windows_in_which_the_latent_is_silent(latent):
         ('```json\n{"explanation": "Names of \\"cats\\""}\n```', 'Names of "cats"'),
         ('{"explanation": "Names\nof cats"}', "Names of cats"),
         ('{"explanation": ""}', None),
+        (r'{"explanation": "Names \of"}', None),
         ('{"explanation": "Names of', None),
         ("", None),
     ],
