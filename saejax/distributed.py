@@ -21,7 +21,9 @@ from saejax.rundir import commit
 from saejax.train.interrupt import Interrupted
 
 _MULTIHOST = flags.DEFINE_bool(
-    "multihost", False, "One of several processes, which JAX finds: Slurm, Open MPI, GKE, Cloud TPU."
+    "multihost",
+    False,
+    "One of several processes, which JAX finds: Slurm, Open MPI, GKE, Cloud TPU.",
 )
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "host:port of process 0, for one of several processes elsewhere."
@@ -205,7 +207,7 @@ def _explain(session: Session, report: str) -> int:
 
     address, process = global_state.coordinator_address, global_state.process_id
     seconds = _JOIN_SECONDS.value
-    if "ALREADY_EXISTS" in report or "incarnation" in report.partition("***")[0]:
+    if "ALREADY_EXISTS" in report:
         line = f"another process has the number {process} too: each needs its own --process_id"
     elif process and not _answers(str(address)):
         line = (

@@ -65,13 +65,16 @@ class LastWords:
         sys.stderr = self._python
 
     def _pass_on(self, reads: int) -> None:
+        is_fatal = False
         while chunk := os.read(reads, 1 << 16):
             # A report is written at once, so its later lines, which have no mark, are in its chunk.
             holds = False
             for line in chunk.splitlines(keepends=True):
                 if _REPORT.match(line):
                     holds = bool(_ABOUT_PROCESSES.match(line))
-                if holds:
+                    # A stack trace follows, and the end.
+                    is_fatal |= holds and line.startswith(b"F")
+                if holds or is_fatal:
                     self._held.append(line)
                 else:
                     os.write(self._real, line)

@@ -53,7 +53,9 @@ def client() -> Any:
     from jax._src import distributed
 
     if (found := distributed.global_state.client) is None:
-        raise InputError("several processes need jax.distributed.initialize(), which was not called")
+        raise InputError(
+            "several processes need jax.distributed.initialize(), which was not called"
+        )
     return found
 
 
@@ -150,7 +152,9 @@ def check_shared(folder: Path) -> None:
         with contextlib.suppress(OSError):
             # Makes a client of NFS ask the server again.
             list(folder.iterdir())
-    blind = [i for i, x in enumerate(exchange(str(seen), "reading the run directory")) if x != "True"]
+    blind = [
+        i for i, x in enumerate(exchange(str(seen), "reading the run directory")) if x != "True"
+    ]
     if is_first():
         with explain_os_errors(path):
             path.unlink(missing_ok=True)
@@ -161,8 +165,10 @@ def check_shared(folder: Path) -> None:
         )
 
 
-def fetch(array: jax.Array) -> np.ndarray:
+def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
     """An array on the host, in every process, also where its parts are on devices of others."""
+    if isinstance(array, np.ndarray):
+        return array
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     sharding = array.sharding

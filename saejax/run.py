@@ -154,7 +154,9 @@ def _train(
     # Where the one that is furthest behind goes on.
     behind = min(range(len(members)), key=lambda i: int(members[i].state.step))
     with contextlib.nullcontext() if logger is None else logger:
-        train(members, batches=positions[behind], activations=activations, num_steps=total, mesh=mesh)
+        train(
+            members, batches=positions[behind], activations=activations, num_steps=total, mesh=mesh
+        )
     return members
 
 
