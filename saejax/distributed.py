@@ -108,7 +108,8 @@ def start(several: str) -> Session | None:
       InputError: If the flags are incomplete or contradict each other, JAX finds no cluster, or
         the script is for one process.
     """
-    explicit = {flag.name: flag.value for flag in (_ADDRESS, _COUNT, _PROCESS)}
+    address, count, process = _ADDRESS.value, _COUNT.value, _PROCESS.value
+    explicit = {_ADDRESS.name: address, _COUNT.name: count, _PROCESS.name: process}
     given = [f"--{name}" for name, value in explicit.items() if value is not None]
     if not given and not _MULTIHOST.value:
         return None
@@ -119,20 +120,21 @@ def start(several: str) -> Session | None:
         )
     if given and _MULTIHOST.value:
         raise InputError(f"--multihost finds what {', '.join(given)} would say: leave one out")
-    if missing := [f"--{name}" for name, value in explicit.items() if value is None and given]:
+    if address is not None and count is not None and process is not None:
+        _check(address, count, process)
+    elif given:
+        missing = [f"--{name}" for name, value in explicit.items() if value is None]
         raise InputError(
             f"{', '.join(missing)} missing: one of several processes needs --coordinator_address, "
             "--num_processes and --process_id, or --multihost"
         )
-    if given:
-        _check(_ADDRESS.value, _COUNT.value, _PROCESS.value)
     session = Session(LastWords(lambda report: _explain(session, report)))
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            _ADDRESS.value,
-            _COUNT.value,
-            _PROCESS.value,
+            address,
+            count,
+            process,
             # Explicit flags mean what they say, under Slurm as well.
             cluster_detection_method="deactivate" if given else None,
             initialization_timeout=_JOIN_SECONDS.value,

@@ -4,6 +4,7 @@ Each process writes a counter to the key-value store of JAX's coordination servi
 of the others. A process that stands still for too long is missing; one that fails says why.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -153,10 +154,9 @@ class Peers:
         self.say(f"error: {names} is missing: it died or cannot be reached; {CONTINUE}")
 
     def _leave(self, code: int, told: str) -> NoReturn:
-        try:
+        # The service is gone with process 0.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(f"{_ENDED}/{self._process}", told, allow_overwrite=True)
-        except jax.errors.JaxRuntimeError:
-            pass  # The service is gone with process 0.
         if self._process == 0:
             time.sleep(_BEATS_TO_TELL * self._beat_seconds * 2)
         sys.stdout.flush()

@@ -133,7 +133,7 @@ def first_finds(value: bool) -> bool:
 
 
 def check_shared(folder: Path) -> None:
-    """Raises `InputError` unless all processes see what process 0 writes in a folder.
+    """Checks that all processes see what process 0 writes in a folder.
 
     Raises:
       InputError: If they do not, naming them; or the folder cannot be written.
@@ -146,15 +146,14 @@ def check_shared(folder: Path) -> None:
         if is_first():
             with atomic_write(path) as file:
                 file.write(b"a test whether all processes see this folder\n")
-    deadline = time.monotonic() + _FILE_SECONDS
+    deadline = time.monotonic() + min(_FILE_SECONDS, _patience / 2)
     while not (seen := path.exists()) and time.monotonic() < deadline:
         time.sleep(0.2)
         with contextlib.suppress(OSError):
             # Makes a client of NFS ask the server again.
             list(folder.iterdir())
-    blind = [
-        i for i, x in enumerate(exchange(str(seen), "reading the run directory")) if x != "True"
-    ]
+    answers = exchange(str(seen), "reading the run directory")
+    blind = [i for i, answer in enumerate(answers) if answer != "True"]
     if is_first():
         with explain_os_errors(path):
             path.unlink(missing_ok=True)
