@@ -45,7 +45,8 @@ def run(main: Callable[[Sequence[str]], None], *, several: str = "refused") -> N
         work and process 0 alone to write and print; "refused" if it is for one.
     """
     _keep_compiled()
-    flags.adopt_module_key_flags(distributed)
+    if several == "allowed":
+        flags.adopt_module_key_flags(distributed)
     # One line, without the place in the source.
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     # JAX and orbax report the ordinary at INFO, which would tear the progress bars.

@@ -88,6 +88,9 @@ class Session:
         if isinstance(error, KeyboardInterrupt):
             self.peers.fail(error, f"interrupted; {CONTINUE}", code=128 + signal.SIGINT)
         if isinstance(error, SystemExit):
+            if not error.code:
+                self.finish()
+                raise error
             self.peers.fail(error, str(error.code))
         self.peers.fail(error, None)
 

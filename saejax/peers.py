@@ -158,6 +158,9 @@ class Peers:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(f"{_ENDED}/{self._process}", told, allow_overwrite=True)
         if self._process == 0:
-            time.sleep(_BEATS_TO_TELL * self._beat_seconds * 2)
+            # The others read this in a beat, and then tell it or an error of their own.
+            deadline = time.monotonic() + 2 * _BEATS_TO_TELL * self._beat_seconds
+            while len(self._ended) < len(self._seen) and time.monotonic() < deadline:
+                time.sleep(min(self._beat_seconds, 0.05))
         sys.stdout.flush()
         os._exit(code)
