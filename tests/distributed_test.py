@@ -207,11 +207,17 @@ def test_two_processes_equal_one(cfg, start, tmp_path, mesh, activations, buffer
     assert_close_run(tmp_path / "run", alone(cfg, tmp_path / "one"), cfg)
 
 
+@pytest.fixture(scope="module")
+def straight_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("straight") / "run"
+
+
 @pytest.fixture
-def straight(cfg, start, tmp_path):
-    """A run of two processes without interruption."""
-    succeed(start(cfg, 2, workdir="straight"))
-    return tmp_path / "straight"
+def straight(cfg, start, straight_root):
+    """A run of two processes without interruption, made once."""
+    if not straight_root.exists():
+        succeed(start(cfg, 2, workdir=straight_root))
+    return straight_root
 
 
 @pytest.mark.slow
@@ -262,6 +268,7 @@ def test_other_numbers_of_processes_go_on_in_the_same_order(cfg, start, straight
         for process in processes:
             process.kill()
         wait(processes)
+        assert (root / "checkpoints" / str(step - 1)).is_dir()
     assert not (root / "saes").exists()
     succeed(start(cfg, 1))
     assert_close_run(root, straight, cfg)
