@@ -98,6 +98,8 @@ def script_flags(path: Path) -> dict[str, str]:
             found["config"] = "Configuration file; fields are set as `--config.sae.k=32`."
         elif called == "adopt_module_key_flags":
             found |= script_flags(path.with_name(f"{ast.unparse(arguments[0])}.py"))
+        elif called == "run" and any(keyword.arg == "several" for keyword in node.keywords):
+            found |= script_flags(path.parents[1] / "saejax" / "distributed.py")
     return found
 
 

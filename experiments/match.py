@@ -24,6 +24,7 @@ from saejax.analysis.overlap import certificate_table, overlap_table, pair_resul
 from saejax.config import MATCH_METHODS, MatchConfig
 from saejax.errors import InputError
 from saejax.matching.matching import SIDES, saved_sides
+from saejax.processes import is_first
 
 _A = flags.DEFINE_string("a", None, "First autoencoder.", required=True)
 _B = flags.DEFINE_string("b", None, "Second autoencoder.", required=True)
@@ -79,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
                 )
             )
         for matching in matchings:
-            if _OUT.value:
+            if _OUT.value and is_first():
                 matching.save(Path(_OUT.value) / f"{matching.method}.npz")
         print(certificate_table(matchings, threshold=_THRESHOLD.value))
 
@@ -95,7 +96,7 @@ def _compare(sae_a: saejax.Sae, sae_b: saejax.Sae) -> None:
             epsilon=_EPSILON.value,
             tolerance=_TOLERANCE.value,
         )
-        if _OUT.value:
+        if _OUT.value and is_first():
             out = Path(_OUT.value)
             comparison.save(out / f"{method}.npz", out / "max_cosine.npz")
         names = (dict(sae_a.metadata).get("seed", "a"), dict(sae_b.metadata).get("seed", "b"))
@@ -127,4 +128,4 @@ def _verify(sae_a: saejax.Sae, sae_b: saejax.Sae, path: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, several="allowed")

@@ -16,6 +16,7 @@ from saejax import cli
 from saejax.analyses import QUICK_STAGES, analyze
 from saejax.analysis.summary import summary
 from saejax.errors import InputError
+from saejax.processes import is_first
 from saejax.report import write_report
 from saejax.run import overlap_run
 
@@ -38,8 +39,9 @@ def main(argv: Sequence[str]) -> None:
             print(f"{outcome.stage}: {outcome.reason}")
         else:
             print(summary(outcome.stage, outcome.record))
-    print(f"report: {write_report(run.root)}")
+    if is_first():
+        print(f"report: {write_report(run.root)}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, several="allowed")

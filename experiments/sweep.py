@@ -30,6 +30,7 @@ from saejax.analysis.factors import factors
 from saejax.errors import InputError
 from saejax.files import atomic_write
 from saejax.memory import keep_pages
+from saejax.processes import is_first
 from saejax.report import write_report
 from saejax.report.factor_figures import factor_figure
 from saejax.report.style import write_figure
@@ -61,7 +62,13 @@ def main(argv: Sequence[str]) -> None:
     for each, run, saes in train_sweep(jobs, root):
         if len(saes) > 1:
             overlap_run(each, run, saes)
-            write_report(run.root)
+            if is_first():
+                write_report(run.root)
+    if is_first():
+        _tabulate(root)
+
+
+def _tabulate(root: Path) -> None:
     result = collect(root)
     figure = pareto_figure(result, title="Variance unexplained against active latents")
     write_figure(figure, root / "figures", "pareto")
@@ -78,4 +85,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, several="allowed")

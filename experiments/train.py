@@ -14,6 +14,7 @@ from saejax import cli
 from saejax.config import Config
 from saejax.lm import hookpoints, load_config
 from saejax.memory import keep_pages
+from saejax.processes import is_first
 from saejax.run import train_run
 from saejax.rundir import RunDir, open_run
 from saejax.sae.sae import Sae
@@ -45,7 +46,8 @@ def configured() -> Config | None:
 def train_seeds(cfg: Config) -> tuple[RunDir, dict[int, Sae]]:
     """The run directory that the flags name, and its autoencoders, trained as far as needed."""
     run = open_run(cfg, _WORKDIR.value)
-    return run, train_run(cfg, run, make_logger(_LOGGER.value, cfg, run))
+    logger = make_logger(_LOGGER.value, cfg, run) if is_first() else None
+    return run, train_run(cfg, run, logger)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,4 +60,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, several="allowed")

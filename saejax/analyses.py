@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from saejax.analysis.compare import Comparison
 from saejax.analysis.latents import NUM_TOKENS, describe_latents
 from saejax.analysis.null import null_record
@@ -17,6 +19,7 @@ from saejax.analysis.thresholds import thresholds_record
 from saejax.config import Config
 from saejax.errors import InputError
 from saejax.files import atomic_write
+from saejax.processes import all_succeed, first_finds, is_first
 from saejax.run import overlap_run
 from saejax.rundir import RunDir, commit, versions
 from saejax.sae.sae import Sae
@@ -25,6 +28,8 @@ from saejax.sae.sae import Sae
 # "latents" alone needs the text and the language model.
 STAGES = ("overlap", "thresholds", "spread", "null", "seeds", "latents")
 QUICK_STAGES = ("thresholds", "spread", "null", "seeds")
+# Of several processes all match and share the work, in these stages; the others are host work.
+_SHARED_STAGES = ("overlap", "null")
 # Of the results; changes with what is computed.
 _FORMAT = "saejax analyses 1"
 
@@ -60,6 +65,9 @@ def analyze(
     computed. "overlap" reads all matchings and writes only what changed; "latents" has a checksum
     of its own, see `describe_latents`.
 
+    Several processes, which all call this, share the work of "overlap" and "null"; process 0 does
+    the others but "latents", for which one process has to be called, and writes all results.
+
     Args:
       cfg: The run.
       run: Its directory.
@@ -81,12 +89,18 @@ def analyze(
         if len(saes) < 2 and stage in ("overlap", "thresholds", "spread", "seeds"):
             yield Outcome(stage, "missing", "one seed: needs a pair", None)
             continue
+        if stage == "latents" and jax.process_count() > 1:
+            yield Outcome(stage, "missing", "is for one process: run analyze.py without", None)
+            continue
         before = run.read_result(stage)
         try:
-            record = _made(stage, cfg, run, saes, num_tokens)
+            with all_succeed(f"the analysis {stage}"):
+                if stage in _SHARED_STAGES or is_first():
+                    _made(stage, cfg, run, saes, num_tokens)
         except InputError as error:
             yield Outcome(stage, "failed", str(error), None)
             continue
+        record = run.read_result(stage)
         yield Outcome(stage, "kept" if record == before else "made", "", record)
 
 
@@ -177,7 +191,8 @@ def _written(
     """The result of these inputs: the one that is there, or a new one."""
     checksum = hashlib.sha256(json.dumps([_FORMAT, name, inputs]).encode()).hexdigest()
     known = run.read_result(name)
-    if known is not None and known.get("inputs") == checksum:
+    is_known = known is not None and known.get("inputs") == checksum
+    if (first_finds(is_known) if name in _SHARED_STAGES else is_known) and known is not None:
         return known
     record = make() | {
         "inputs": checksum,
@@ -186,6 +201,7 @@ def _written(
         "versions": versions(),
     }
     text = json.dumps(record, indent=indent)
-    with atomic_write(run.result(name)) as file:
-        file.write(text.encode() + b"\n")
+    if is_first():
+        with atomic_write(run.result(name)) as file:
+            file.write(text.encode() + b"\n")
     return json.loads(text)

@@ -17,8 +17,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from saejax import distributed
 from saejax.config import Config
 from saejax.config_check import check
+from saejax.config_json import flatten
 from saejax.errors import InputError
 from saejax.files import cache_folder
 from saejax.train.interrupt import Interrupted
@@ -30,13 +32,21 @@ flags.disclaim_key_flags()
 _EXIT_SIGINT = 128 + signal.SIGINT
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], None], *, several: str = "refused") -> None:
     """Runs an absl `main`, with the user's errors told in one line.
 
     Exit codes: 0 when done or stopped by SIGTERM with the work saved, 1 for an error of the
-    input, 130 after Ctrl-C.
+    input, 130 after Ctrl-C. As one of several processes, which flags of `saejax.distributed` say,
+    also 1 when another one is missing or has failed; what is told then names the process.
+
+    Args:
+      main: What to run, after the flags are read.
+      several: "allowed" if several processes may run `main` together, each with its part of the
+        work and process 0 alone to write and print; "refused" if it is for one.
     """
     _keep_compiled()
+    if several == "allowed":
+        flags.adopt_module_key_flags(distributed)
     # One line, without the place in the source.
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     # JAX and orbax report the ordinary at INFO, which would tear the progress bars.
@@ -45,7 +55,16 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise InputError(f"unexpected argument {argv[1]!r}: flags start with --")
-        main(argv)
+        if (session := distributed.start(several)) is None:
+            main(argv)
+            return
+        warnings.showwarning = lambda message, *_, **__: session.say(f"warning: {message}")
+        try:
+            distributed.agree(_described())
+            main(argv)
+        except BaseException as error:
+            session.fail(error)
+        session.finish()
 
     try:
         app.run(guarded, flags_parser=_parse)
@@ -124,6 +143,23 @@ def config_sweep(flag: flags.FlagHolder) -> dict[str, dict[str, Any]]:
             '{"k=64": {"sae.k": 64}}'
         )
     return sweep
+
+
+def _described() -> dict[str, str]:
+    """All flags that scripts and saejax define, and the fields of a configuration, by name."""
+    described: dict[str, str] = {}
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("absl."):
+            continue
+        for flag in defined:
+            if flag.name in distributed.OWN_FLAGS or flag.name.startswith("config."):
+                continue
+            if isinstance(flag.value, Config):
+                fields = flatten(flag.value).items()
+                described |= {f"--config.{path}": str(value) for path, value in fields}
+            else:
+                described[f"--{flag.name}"] = str(flag.value)
+    return described
 
 
 def _one_line(message: str) -> str:

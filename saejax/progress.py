@@ -11,6 +11,15 @@ from tqdm import tqdm
 _LINE_SECONDS = 10.0
 
 
+_hidden = False
+
+
+def hide_progress() -> None:
+    """Shows no progress in this process from now on: another one does."""
+    global _hidden
+    _hidden = True
+
+
 def _format(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
@@ -49,7 +58,7 @@ class Progress:
         self._start = self._last_line = time.monotonic()
         self._values: dict[str, float | str] = {}
         self._bar = None
-        if self._stream.isatty():
+        if self._stream.isatty() and not _hidden:
             self._bar = tqdm(
                 total=total,
                 initial=initial,
@@ -85,6 +94,8 @@ class Progress:
         return (self._done - self._initial) / max(time.monotonic() - self._start, 1e-9)
 
     def _print_line(self) -> None:
+        if _hidden:
+            return
         self._last_line = time.monotonic()
         of_total = "" if self.total is None else f"/{self.total:,}"
         fields = [f"{self._done:,}{of_total} {self.unit}"]

@@ -21,6 +21,7 @@ from saejax.config import Config, MatchConfig, tokens_per_batch, windows_per_bat
 from saejax.data.loader import Batch, make_batches, num_steps
 from saejax.files import atomic_write
 from saejax.formats.load import load_sae, save_sae
+from saejax.processes import all_succeed, first_finds, is_first
 from saejax.progress import Progress
 from saejax.rundir import RunDir, commit, versions
 from saejax.sae.sae import Sae
@@ -153,7 +154,9 @@ def _train(
     # Where the one that is furthest behind goes on.
     behind = min(range(len(members)), key=lambda i: int(members[i].state.step))
     with contextlib.nullcontext() if logger is None else logger:
-        train(members, batches=positions[behind], activations=activations, num_steps=total)
+        train(
+            members, batches=positions[behind], activations=activations, num_steps=total, mesh=mesh
+        )
     return members
 
 
@@ -166,11 +169,12 @@ def _exported(cfg: Config, run: RunDir) -> dict[int, Sae] | None:
 
 def _is_exported(cfg: Config, run: RunDir) -> bool:
     folders = (run.sae(cfg.hookpoint, seed) for seed in cfg.init_seeds)
-    return all((folder / "cfg.json").exists() for folder in folders)
+    return first_finds(all((folder / "cfg.json").exists() for folder in folders))
 
 
 def _export(cfg: Config, run: RunDir, state: TrainState) -> dict[int, Sae]:
-    saes = to_saes(
+    """Writes the autoencoders, one after the other; every process reads them back from there."""
+    made = to_saes(
         state,
         cfg,
         {
@@ -182,9 +186,11 @@ def _export(cfg: Config, run: RunDir, state: TrainState) -> dict[int, Sae]:
             "training_tokens": int(state.step) * tokens_per_batch(cfg),
         },
     )
-    for seed, sae in saes.items():
-        save_sae(sae, run.sae(cfg.hookpoint, seed))
-    return saes
+    for seed, sae in made:
+        with all_succeed("writing an autoencoder"):
+            if is_first():
+                save_sae(sae, run.sae(cfg.hookpoint, seed))
+    return {seed: load_sae(run.sae(cfg.hookpoint, seed)) for seed in cfg.init_seeds}
 
 
 def _made_with(match: MatchConfig, comparison: Comparison) -> bool:
@@ -198,7 +204,8 @@ def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any
     """Matches every pair of seeds by every method, and writes `results/overlap.json`.
 
     Matchings that are there already, made with the same settings, are read, not computed again,
-    and results that say the same are left as they are.
+    and results that say the same are left as they are. Several processes share the work of each
+    matching, and process 0 writes.
 
     Returns:
       What was written: `pairs` (see `saejax.analysis.overlap`), config, commit, versions.
@@ -216,7 +223,7 @@ def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any
             maxima = run.matching(cfg.hookpoint, pair, "max_cosine")
             same_pair = last[1] if last is not None and last[0] == pair else None
             comparison = None
-            if matched.exists() and maxima.exists():
+            if first_finds(matched.exists() and maxima.exists()):
                 same_pair = comparison = Comparison.load(matched, maxima)
             if comparison is None or not _made_with(cfg.match, comparison):
                 comparison = compare(
@@ -227,7 +234,9 @@ def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any
                     epsilon=cfg.match.epsilon,
                     tolerance=cfg.match.tolerance,
                 )
-                comparison.save(matched, maxima)
+                with all_succeed("writing a matching"):
+                    if is_first():
+                        comparison.save(matched, maxima)
             last = pair, comparison
             results.append(
                 pair_result(
@@ -249,6 +258,7 @@ def overlap_run(cfg: Config, run: RunDir, saes: dict[int, Sae]) -> dict[str, Any
     known = run.read_result("overlap")
     if known is not None and all(known.get(name) == overlap[name] for name in ("pairs", "config")):
         return known
-    with atomic_write(run.result("overlap")) as file:
-        file.write(json.dumps(overlap, indent=2).encode() + b"\n")
+    if is_first():
+        with atomic_write(run.result("overlap")) as file:
+            file.write(json.dumps(overlap, indent=2).encode() + b"\n")
     return overlap

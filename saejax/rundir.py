@@ -14,6 +14,7 @@ from saejax.config import Config
 from saejax.config_json import differences, from_json, to_json
 from saejax.errors import InputError
 from saejax.files import atomic_write
+from saejax.processes import SHARED_PREFIX, all_succeed, check_shared, is_first
 
 # Libraries whose versions can change a result.
 _VERSIONED = (
@@ -120,16 +121,27 @@ class RunDir:
 def open_run(cfg: Config, workdir: str | Path) -> RunDir:
     """Makes a run directory, or opens the one of the same configuration.
 
-    A run that has computed nothing yet, because its input was wrong, takes the new one.
+    A run that has computed nothing yet, because its input was wrong, takes the new one. Of several
+    processes, which all call this, process 0 does it, and all have to see the same directory.
 
     Raises:
       InputError: If the directory holds another configuration, naming the fields, or files
         that are no run. The mesh, the intervals of checkpoints and logs, and what is about
-        matching may differ: the run then has the new configuration.
+        matching may differ: the run then has the new configuration. And if processes do not see
+        what process 0 writes there.
     """
     run = RunDir(Path(workdir))
+    with all_succeed("opening the run directory"):
+        if is_first():
+            _open(cfg, run)
+    check_shared(run.root)
+    return run
+
+
+def _open(cfg: Config, run: RunDir) -> None:
     started = run.root.is_dir() and any(
-        path not in (run.config, run.versions) for path in run.root.iterdir()
+        path not in (run.config, run.versions) and not path.name.startswith(SHARED_PREFIX)
+        for path in run.root.iterdir()
     )
     if run.config.exists() and started:
         changed = differences(run.read_config(), cfg)
@@ -140,7 +152,7 @@ def open_run(cfg: Config, workdir: str | Path) -> RunDir:
             )
         if changed:
             _write_config(run, cfg)
-        return run
+        return
     if started or (run.root.exists() and not run.root.is_dir()):
         raise InputError(
             f"--workdir={run.root} exists and is not a run of saejax; name a new directory"
@@ -149,7 +161,6 @@ def open_run(cfg: Config, workdir: str | Path) -> RunDir:
     with atomic_write(run.versions) as file:
         file.write(json.dumps(versions(), indent=2).encode() + b"\n")
     _write_config(run, cfg)
-    return run
 
 
 def _write_config(run: RunDir, cfg: Config) -> None:

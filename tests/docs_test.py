@@ -41,6 +41,8 @@ def defined_flags(script):
         found.add("config")
     for neighbour in re.findall(r"adopt_module_key_flags\((\w+)\)", source):
         found |= defined_flags(script.with_name(f"{neighbour}.py"))
+    if 'several="allowed"' in source:
+        found |= defined_flags(ROOT / "saejax" / "distributed.py")
     return found
 
 

@@ -19,9 +19,9 @@ ORDER = (
     "progress",
     "memory",
     "sources",
+    "processes",
     "rundir",
     "mesh",
-    "processes",
     "data",
     "lm",
     "sae",
@@ -35,6 +35,9 @@ ORDER = (
     "run",
     "analyses",
     "sweep",
+    "last_words",
+    "peers",
+    "distributed",
     "cli",
 )
 # `formats` comes after `analysis`, which reads other people's autoencoders through this alone.

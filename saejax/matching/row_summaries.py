@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from saejax.matching.geometry import TILE_ROWS, CosineGeometry, chunks, pad
+from saejax.processes import fetch
 
 
 class RowSummaries(NamedTuple):
@@ -36,7 +37,7 @@ def row_summaries(
 ) -> RowSummaries:
     """What the plan says of each latent of a. One streamed pass, whatever the geometry."""
     found = _row_summaries(geometry, g_M, jnp.float32(epsilon))
-    log_sum_N, *rest = (np.asarray(part)[: geometry.shape[0]] for part in found)
+    log_sum_N, *rest = (fetch(part)[: geometry.shape[0]] for part in found)
     # In float64: at a small epsilon both terms are in the hundreds.
     log_mass_N = (f_N.astype(np.float64) - 1) / epsilon + log_sum_N
     return RowSummaries(np.exp(log_mass_N).astype(np.float32), *rest)

@@ -26,6 +26,7 @@ from saejax.matching.candidate_geometry import candidate_geometry
 from saejax.matching.geometry import make_geometry
 from saejax.matching.operands import Side, on_one_device
 from saejax.matching.row_summaries import RowSummaries, row_summaries
+from saejax.processes import fetch
 
 # Epsilon falls by this from one stage to the next, from this on, if it is to be small. Potentials
 # of the larger one start the smaller.
@@ -227,7 +228,7 @@ def _iterate(
         report(iterations=str(done), error=error)
         if error > stalled * before:
             break
-    return _Point(np.asarray(f), np.asarray(g), error, done)
+    return _Point(fetch(f), fetch(g), error, done)
 
 
 @partial(jax.jit, static_argnames=("tau", "iterations"))

@@ -13,10 +13,12 @@ from pathlib import Path
 import grain
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from saejax.config import Config, tokens_per_batch
 from saejax.data.exclude import REPLACED
 from saejax.data.loader import Batch
+from saejax.processes import is_first
 from saejax.progress import Progress
 from saejax.train import optim
 from saejax.train.checkpoint import Checkpoints
@@ -25,6 +27,7 @@ from saejax.train.loggers import WandbLogger
 from saejax.train.metrics import MetricsLog, NonFiniteError, Record, check_finite
 from saejax.train.state import TrainState
 from saejax.train.step import Metrics, Step
+from saejax.train.together import Together, Wish
 
 # A batch from the loader to activations [B, D] on the mesh, by hook point, and where tokens are
 # excluded to the metric `REPLACED`.
@@ -62,17 +65,22 @@ def train(
     batches: grain.DatasetIterator[Batch],
     activations: Activations,
     num_steps: int,
+    mesh: Mesh,
 ) -> None:
     """Trains every member from its step to `num_steps`, with checkpoints on the way and at the end.
 
     Members share each batch and its activations, which are captured once. One that is ahead, as
     it can be when the process was killed between two checkpoints, waits for the others.
 
+    Several processes train together, each with its part of every batch. They save and stop at the
+    same step, whichever of them gets a signal; process 0 writes the metrics.
+
     Args:
       members: Runs whose configurations agree in the data, the model and the tokens of a step.
       batches: Positioned at the least of the members' steps.
       activations: Turns a batch into activations on the mesh.
       num_steps: Steps of each whole run.
+      mesh: Devices.
 
     Raises:
       Interrupted: After Ctrl-C or SIGTERM, with the work saved.
@@ -83,10 +91,12 @@ def train(
     followers = [_Follower(member, num_steps) for member in members]
     first = min(follower.first for follower in followers)
     tokens_per_step = tokens_per_batch(members[0].cfg)
+    together = Together(mesh)
     started = saved = time.monotonic()
 
     def settle(done: int) -> None:
         """Reads, checks, shows and logs the metrics of step `done - 1`, if not done yet."""
+        together.read()
         rate = (done - first) * tokens_per_step / (time.monotonic() - started)
         settled: list[Record] = []
         for follower in _alive(followers):
@@ -106,6 +116,10 @@ def train(
                 dead=float(np.mean([np.mean(record["train/dead_frac"]) for record in settled])),
             )
 
+    def wish(stop: SignalFlag) -> Wish:
+        seconds = time.monotonic() - saved
+        return Wish(stop.signum or 0, any(_is_late(m.cfg, seconds) for m in members))
+
     num_saes = sum(len(member.cfg.init_seeds) for member in members)
     bar = Progress(
         f"train {num_saes} seeds" if len(members) == 1 else f"train {num_saes} SAEs",
@@ -116,25 +130,27 @@ def train(
     with SignalFlag() as stop, bar as progress:
         for now in range(first, num_steps):
             # Save before the iterator advances, so that state and position belong together.
-            seconds = time.monotonic() - saved
-            due = now > first and any(_is_due(m.cfg, now, seconds=seconds) for m in members)
-            if due or stop.signum is not None:
+            together.ask(wish(stop))
+            due = any(_is_due(m.cfg, now) for m in members) or together.agreed.save
+            if (due and now > first) or together.agreed.signum:
                 settle(now)
                 for follower in _alive(followers, now):
                     follower.member.checkpoints.save(follower.member.state, batches)
                 saved = time.monotonic()
-            if stop.signum is not None:
+                together.saved()
+            if signum := together.agreed.signum:
                 places = ", ".join(str(m.checkpoints.directory) for m in members)
                 raise Interrupted(
-                    f"{signal.Signals(stop.signum).name}: stopped at step {now} of {num_steps}, "
+                    f"{signal.Signals(signum).name}: stopped at step {now} of {num_steps}, "
                     f"saved in {places}; run the same command again to continue",
-                    stop.signum,
+                    signum,
                 )
             # Dispatch this step before reading the previous one's metrics: the device never waits.
             given = activations(next(batches))
-            dispatched = [(f, f.step(given)) for f in _alive(followers, now)]
+            stepping = _alive(followers, now)
+            shared = together.share([f.step(given) for f in stepping], wish(stop))
             settle(now)
-            for follower, metrics in dispatched:
+            for follower, metrics in zip(stepping, shared, strict=True):
                 follower.pending = metrics
         settle(num_steps)
         for follower in _alive(followers):
@@ -150,7 +166,9 @@ class _Follower:
         self.pending: Metrics | None = None
         self._num_steps = num_steps
         self._schedule = optim.schedule(member.cfg, num_steps)
-        self._log = MetricsLog(member.metrics_path, first_step=self.first)
+        self._log = None
+        if is_first():
+            self._log = MetricsLog(member.metrics_path, first_step=self.first)
 
     def step(self, given: Mapping[str, jax.Array]) -> Metrics:
         member = self.member
@@ -174,7 +192,8 @@ class _Follower:
                 "train/lr": float(np.asarray(self._schedule(done - 1))),
                 "tokens_per_second": tokens_per_second,
             }
-            self._log.write(line)
+            if self._log is not None:
+                self._log.write(line)
             if self.member.logger is not None:
                 self.member.logger.write(line)
         return record
@@ -189,11 +208,12 @@ def _alive(followers: list[_Follower], step: int | None = None) -> list[_Followe
     ]
 
 
-def _is_due(cfg: Config, step: int, *, seconds: float) -> bool:
-    """Is it time for a checkpoint, `seconds` after the last one?"""
-    train = cfg.train
-    return (
-        step % train.checkpoint_every_steps == 0
-        or (train.checkpoint_keep_every_steps and step % train.checkpoint_keep_every_steps == 0)
-        or (0 < train.checkpoint_every_minutes * 60 <= seconds)
-    )
+def _is_due(cfg: Config, step: int) -> bool:
+    """Is there to be a checkpoint of this step?"""
+    every, keep_every = cfg.train.checkpoint_every_steps, cfg.train.checkpoint_keep_every_steps
+    return step % every == 0 or (keep_every > 0 and step % keep_every == 0)
+
+
+def _is_late(cfg: Config, seconds: float) -> bool:
+    """Is it time for a checkpoint, so long after the last one?"""
+    return 0 < cfg.train.checkpoint_every_minutes * 60 <= seconds

@@ -3,6 +3,7 @@
 Dimension letters: S seeds, N latents, D activation width, E width of a transcoder's target.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from saejax import mesh as mesh_lib
 from saejax.config import Config
+from saejax.processes import fetch
 from saejax.sae.architectures import ARCHITECTURES
 from saejax.sae.init import (
     Params,
@@ -122,8 +124,12 @@ def _from_data(x_BD: Array, scaling: str, centre_rule: str) -> FromData:
     return FromData(scale, initial_decoder_bias(scale * x_BD, centre_rule))
 
 
-def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> dict[int, Sae]:
-    """The autoencoders of a state on the host, by seed, for activations as they are.
+def to_saes(
+    state: TrainState, cfg: Config, metadata: dict[str, str | int]
+) -> Iterator[tuple[int, Sae]]:
+    """The autoencoders of a state on the host, one after the other, for activations as they are.
+
+    Of several processes all take all of them, and each has them whole.
 
     All codes are homogeneous in the biases and thresholds, so dividing these by the scale of the
     input takes it back, and gives codes in units of the activations. A transcoder maps inputs
@@ -131,16 +137,18 @@ def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> d
     by t, and so W_dec and W_skip are multiplied by s / t, and b_dec is divided by t. BatchTopK
     becomes a JumpReLU with one threshold, which is how it is used on single tokens. Of signum it
     is the averages.
+
+    Yields:
+      Seed and autoencoder.
     """
-    params: Params = jax.device_get(params_to_export(cfg, state.params, state.opt_state))
+    params = params_to_export(cfg, state.params, state.opt_state)
     scale = output_scale = np.float32(state.input_scale)
     if state.target_scale is not None:
         output_scale = np.float32(state.target_scale)
         metadata = {**metadata, "target_hookpoint": cfg.target_hookpoint}
-    threshold_S = jax.device_get(state.batch_threshold)
-    saes = {}
+    threshold_S = fetch(state.batch_threshold)
     for i, seed in enumerate(cfg.init_seeds):
-        own: Params = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        own: Params = jax.tree.map(lambda leaf, i=i: fetch(leaf[i]), params)
         arch, k, threshold_N = cfg.sae.arch, cfg.sae.num_latents, None
         if arch == "topk":
             k = cfg.sae.k
@@ -151,21 +159,23 @@ def to_saes(state: TrainState, cfg: Config, metadata: dict[str, str | int]) -> d
         elif arch == "jump_relu":
             assert own.threshold is not None
             threshold_N = np.maximum(own.threshold, 0) / scale
-        saes[seed] = Sae(
-            w_enc=own.enc_rows.T,
-            b_enc=own.b_enc / scale,
-            w_dec=own.w_dec * (scale / output_scale),
-            b_dec=own.b_dec / output_scale,
-            k=k,
-            arch=arch,
-            threshold=None if threshold_N is None else threshold_N.astype(np.float32),
-            r_mag=own.r_mag,
-            b_mag=None if own.b_mag is None else own.b_mag / scale,
-            transcoder=state.target_scale is not None,
-            normalize_activations=(
-                "constant_norm_rescale" if cfg.train.input_scaling == "per_token" else "none"
+        yield (
+            seed,
+            Sae(
+                w_enc=own.enc_rows.T,
+                b_enc=own.b_enc / scale,
+                w_dec=own.w_dec * (scale / output_scale),
+                b_dec=own.b_dec / output_scale,
+                k=k,
+                arch=arch,
+                threshold=None if threshold_N is None else threshold_N.astype(np.float32),
+                r_mag=own.r_mag,
+                b_mag=None if own.b_mag is None else own.b_mag / scale,
+                transcoder=state.target_scale is not None,
+                normalize_activations=(
+                    "constant_norm_rescale" if cfg.train.input_scaling == "per_token" else "none"
+                ),
+                w_skip=None if own.w_skip is None else own.w_skip * (scale / output_scale),
+                metadata=tuple(sorted({**metadata, "seed": seed}.items())),
             ),
-            w_skip=None if own.w_skip is None else own.w_skip * (scale / output_scale),
-            metadata=tuple(sorted({**metadata, "seed": seed}.items())),
         )
-    return saes

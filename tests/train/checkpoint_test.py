@@ -209,6 +209,16 @@ def test_position_of_another_pipeline_is_refused_in_one_line(root):
     assert names(root) == ["10", "5"]
 
 
+def test_position_that_several_processes_saved_is_restored_in_one(root):
+    """grain writes a file for each process, all alike, and restores the one of its own number."""
+    (position,) = (root / "10" / "batches").iterdir()
+    for i in range(3):
+        shutil.copy(position, position.with_name(f"process_{i}-of-3.json"))
+    position.unlink()
+    (root / "10" / checkpoint._SUMS).write_text(checkpoint._sums(root / "10"))
+    assert_restores(make_checkpoints(root), 10)
+
+
 @pytest.mark.parametrize(
     ("saved_on", "mesh"),
     [

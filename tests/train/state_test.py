@@ -83,7 +83,7 @@ def test_exported_transcoders_equal_the_trained_ones_on_scaled_activations(arch,
     state = state._replace(params=params, batch_threshold=jnp.array([0.4, 0.6]))
     s, t = float(state.input_scale), float(state.target_scale)
     assert abs(s / t - 1) > 0.1
-    for i, exported in enumerate(to_saes(state, cfg, {}).values()):
+    for i, exported in enumerate(dict(to_saes(state, cfg, {})).values()):
         own = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), params)
         # What a JumpReLU does at its threshold is checked in the tests of `encode`.
         threshold = np.full(N, (0.4, 0.6)[i], np.float32)
@@ -125,7 +125,7 @@ def test_per_token_scaling_is_part_of_the_autoencoder():
         step = make_step(cfg, optimizer, state, mesh)
         for _ in range(3):
             state, metrics = step(state, given_BD)
-        found.append((metrics["train/fvu"], to_saes(state, cfg, {})[4]))
+        found.append((metrics["train/fvu"], dict(to_saes(state, cfg, {}))[4]))
     (fvu, sae), (other_fvu, other) = found
     np.testing.assert_allclose(fvu, other_fvu, rtol=1e-4)
     np.testing.assert_allclose(sae.w_dec, other.w_dec, atol=1e-4)

@@ -133,7 +133,7 @@ def test_other_optimizers_train_alike_on_a_mesh(optimizer):
     _, many, _, _ = run((1, 2), x, (1, 2, 4), **options)
     for a, b in zip(*map(jax.tree.leaves, (one.params, many.params)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    saes, of_many = to_saes(one, cfg, {}), to_saes(many, cfg, {})
+    saes, of_many = dict(to_saes(one, cfg, {})), dict(to_saes(many, cfg, {}))
     for seed in (1, 2):
         np.testing.assert_allclose(saes[seed].w_dec, of_many[seed].w_dec, atol=1e-5)
 
@@ -214,7 +214,7 @@ def test_planted_dictionary_is_recovered():
         fvu.append(np.asarray(metrics["train/fvu"]))
     assert (fvu[-1] < 0.1).all()
     assert (fvu[-1] < 0.2 * fvu[0]).all()
-    for sae in to_saes(state, cfg, {}).values():
+    for _, sae in to_saes(state, cfg, {}):
         best = (np.asarray(atoms) @ sae.w_dec.T).max(axis=1)
         assert (best > 0.95).mean() > 0.9
 
@@ -241,7 +241,7 @@ def test_every_architecture_learns_and_its_export_takes_the_scale_back(arch):
     assert (fvu[-10:].mean(0) < 0.5 * fvu[0]).all()
     assert (fvu[-10:].mean(0) < 0.2).all()
     cfg = Config(init_seeds=(1, 2), sae=sae)
-    for i, exported in enumerate(to_saes(state, cfg, {}).values()):
+    for i, exported in enumerate(dict(to_saes(state, cfg, {})).values()):
         codes = encode(exported, x[-1])
         error = jnp.square(x[-1] - decode(exported, codes)).sum()
         found = float(error / jnp.square(x[-1] - x[-1].mean(0)[None]).sum())
@@ -270,7 +270,7 @@ def test_transcoders_learn_and_their_export_takes_the_scales_back(arch, skip):
     # The decoder starts at 0, and its bias at the mean.
     np.testing.assert_allclose(fvu[0], 1.0, rtol=1e-4)
     assert (fvu[-10:].mean(0) < 0.45).all()
-    for i, exported in enumerate(to_saes(state, cfg, {}).values()):
+    for i, exported in enumerate(dict(to_saes(state, cfg, {})).values()):
         codes = encode(exported, x[-1])
         error = jnp.square(y[-1] - decode(exported, codes, x[-1])).sum()
         found = float(error / jnp.square(y[-1] - y[-1].mean(0)[None]).sum())
