@@ -14,6 +14,9 @@ same tokens train at the same time, in one pass, with all states in memory. With
 the pairs of each run are matched. Called again, it does only what is missing; called with other
 values, it adds runs, and tables and figures show all.
 
+Machines can share the work: with --known=FILE, results/sweep.json of another directory, the runs in
+it are not run again, and tables and figures have them too.
+
 Each setting that runs vary alone, around the run that most of them differ from in one, is a factor:
 results/factors.json, a table, and figures/factor.<name>.svg beside the paper's numbers.
 """
@@ -21,6 +24,7 @@ results/factors.json, a table, and figures/factor.<name>.svg beside the paper's 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -37,13 +41,15 @@ from saejax.report.style import write_figure
 from saejax.report.sweep import pareto_figure
 from saejax.run import overlap_run
 from saejax.rundir import open_run
-from saejax.sweep import collect, points, sweep_table, train_sweep, vary
+from saejax.sweep import points, train_sweep, vary
+from saejax.sweep_results import collect, read_results, still_to_run, sweep_table
 
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the sweep.", required=True)
 _VARY = flags.DEFINE_multi_string(
     "vary", [], "A field and its values, as sae.k=16,32,64; may be repeated."
 )
+_KNOWN = flags.DEFINE_string("known", None, "results/sweep.json whose runs are not run again.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,6 +64,9 @@ def main(argv: Sequence[str]) -> None:
             "values, as --vary=sae.k=16,32"
         )
     root = Path(_WORKDIR.value)
+    known = read_results(Path(_KNOWN.value)) if _KNOWN.value else None
+    if known is not None:
+        runs = still_to_run(runs, known)
     jobs = [(each, open_run(each, root / name)) for name, each in runs.items()]
     for each, run, saes in train_sweep(jobs, root):
         if len(saes) > 1:
@@ -65,11 +74,11 @@ def main(argv: Sequence[str]) -> None:
             if is_first():
                 write_report(run.root)
     if is_first():
-        _tabulate(root)
+        _tabulate(root, known)
 
 
-def _tabulate(root: Path) -> None:
-    result = collect(root)
+def _tabulate(root: Path, known: dict[str, Any] | None) -> None:
+    result = collect(root, known)
     figure = pareto_figure(result, title="Variance unexplained against active latents")
     write_figure(figure, root / "figures", "pareto")
     found = factors(result)

@@ -1,6 +1,6 @@
 """Ablations: runs that differ in some fields of the configuration and share passes of the model.
 
-A sweep is a directory of runs, each complete in itself, and `results/sweep.json` over all of them.
+A sweep is a directory of runs, each complete in itself; `saejax.sweep_results` is over all of them.
 """
 
 import copy
@@ -8,41 +8,23 @@ import hashlib
 import itertools
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from saejax.activations import stored
 from saejax.config import HOOKPOINT_WILDCARDS, Config
 from saejax.config_check import check
 from saejax.config_json import flatten
 from saejax.errors import InputError
-from saejax.files import atomic_write
 from saejax.lm import expand_hookpoints, load_config
 from saejax.run import capture_store, train_together
-from saejax.rundir import RunDir, commit, versions
+from saejax.rundir import RunDir
 from saejax.sae.sae import Sae
 from saejax.train.metrics import NonFiniteError
 
 # What a step of runs in lockstep has in common: tokens, activations, devices.
 _SHARED = ("lm.", "data.", "data_seed", "mesh.", "train.batch_tokens")
-# Of each pair of seeds, from results/overlap.json of the run.
-_OF_PAIRS = (
-    "seeds",
-    "method",
-    "threshold",
-    "shared_frac",
-    "aligned_frac",
-    "decoder_frac",
-    "agreement_frac",
-    "max_cosine_frac",
-    "mean_cosine",
-    "certified",
-)
-# Last part of a training that its final metrics are a mean of, since a step sees few tokens.
-_FINAL_FRAC = 0.1
 
 
 def vary(cfg: Config, axes: Sequence[str]) -> dict[str, Config]:
@@ -189,77 +171,3 @@ def _parse(axis: str, text: str, like: Any) -> Any:
         except ValueError:
             pass
     raise InputError(f"--vary={axis}: {text!r} is not a value of type {kind.__name__}")
-
-
-def collect(root: Path) -> dict[str, Any]:
-    """All finished runs of a sweep's directory, and writes them to `results/sweep.json`.
-
-    Returns:
-      `varied`, the fields in which the runs differ; `common`, the values of all others; and
-      `runs`: for each its name, the values of the varied fields, and by seed the means over the
-      last tenth of training of FVU, L0 and dead fraction; `pairs`, the fractions of each pair of
-      seeds by the first matching method, and `shared_frac`, their mean, or None.
-    """
-    found: list[tuple[RunDir, Config]] = []
-    for path in sorted(root.iterdir()):
-        run = RunDir(path)
-        if run.config.exists() and run.metrics.exists():
-            cfg = run.read_config()
-            if all((run.sae(cfg.hookpoint, seed) / "cfg.json").exists() for seed in cfg.init_seeds):
-                found.append((run, cfg))
-    flat = [flatten(cfg) for _, cfg in found]
-    varied = [path for path in (flat[0] if flat else {}) if _differ(f[path] for f in flat)]
-    common = {path: x for path, x in (flat[0] if flat else {}).items() if path not in varied}
-    runs = [
-        {"name": run.root.name, **{path: values[path] for path in varied}, **_numbers(run)}
-        for (run, _), values in zip(found, flat, strict=True)
-    ]
-    about = {"commit": commit(), "versions": versions()}
-    text = json.dumps({"varied": varied, "common": common, "runs": runs} | about, indent=2)
-    with atomic_write(root / "results" / "sweep.json") as file:
-        file.write(text.encode() + b"\n")
-    return json.loads(text)
-
-
-def _differ(values: Iterable[Any]) -> bool:
-    first, *others = values
-    return any(value != first for value in others)
-
-
-def _numbers(run: RunDir) -> dict[str, Any]:
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    start = (1 - _FINAL_FRAC) * lines[-1]["step"]
-    last = [line for line in lines if line["step"] >= start]
-
-    def mean(metric: str) -> list[float]:
-        return np.mean([line[metric] for line in last], axis=0).tolist()
-
-    pairs: list[dict[str, Any]] = []
-    if run.result("overlap").exists():
-        found = json.loads(run.result("overlap").read_text())["pairs"]
-        pairs = [
-            {name: pair[name] for name in _OF_PAIRS}
-            for pair in found
-            if pair["method"] == found[0]["method"]
-        ]
-    return {
-        "fvu": mean("train/fvu"),
-        "l0": mean("train/l0"),
-        "dead_frac": mean("train/dead_frac"),
-        "tokens": lines[-1]["tokens"],
-        "pairs": pairs,
-        "shared_frac": float(np.mean([p["shared_frac"] for p in pairs])) if pairs else None,
-    }
-
-
-def sweep_table(result: dict[str, Any]) -> str:
-    """The results as plain text: a run a row, means over its seeds."""
-    names = [run["name"] for run in result["runs"]]
-    width = max(map(len, [*names, "run"])) + 2
-    lines = ["run".ljust(width) + "".join(t.rjust(10) for t in ("FVU", "L0", "dead", "shared"))]
-    for run in result["runs"]:
-        shared = "" if run["shared_frac"] is None else f"{run['shared_frac']:.1%}"
-        fvu, l0, dead = (float(np.mean(run[key])) for key in ("fvu", "l0", "dead_frac"))
-        row = f"{fvu:10.3f}{l0:10.1f}{dead:10.1%}{shared:>10}"
-        lines.append(run["name"].ljust(width) + row)
-    return "\n".join(lines)

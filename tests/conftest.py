@@ -233,7 +233,7 @@ def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def make_sweep() -> Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]]:
-    """Results of a sweep as `saejax.sweep.collect` gives them, made up but of a likely shape.
+    """Results of a sweep as `saejax.sweep_results.collect` gives them, made up but likely.
 
     Called with the fields that each run changes in a base of 4,096 latents, k=32, a million tokens.
     Each seed has an effect of its own, so that a pair's fractions depend on both.

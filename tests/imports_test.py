@@ -35,6 +35,7 @@ ORDER = (
     "run",
     "analyses",
     "sweep",
+    "sweep_results",
     "last_words",
     "peers",
     "distributed",

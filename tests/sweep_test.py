@@ -16,7 +16,7 @@ from saejax.config import Config
 from saejax.config_json import to_json
 from saejax.errors import InputError
 from saejax.rundir import open_run
-from saejax.sweep import collect, points, sweep_table, train_sweep, vary
+from saejax.sweep import points, train_sweep, vary
 from saejax.train import loop
 from saejax.train.checkpoint import Checkpoints
 
@@ -218,30 +218,6 @@ def test_points_that_make_no_sense(change, says):
         points(Config(), {"p": change})
 
 
-def test_numbers_and_table(configs, tmp_path):
-    two = copy.deepcopy(configs["k=2"])
-    two.init_seeds = (1, 2)
-    some = {"k=4": configs["k=4"], "two": two}
-    trained = train_all(some, tmp_path)
-    stages.overlap_run(two, open_run(two, tmp_path / "two"), trained["two"])
-    result = collect(tmp_path)
-    assert json.loads((tmp_path / "results" / "sweep.json").read_text()) == result
-    assert result["varied"] == ["init_seeds", "sae.k"]
-    assert result["common"]["sae.num_latents"] == 32
-    assert not result["common"].keys() & set(result["varied"])
-    one, pair = result["runs"]
-    assert (one["sae.k"], pair["sae.k"]) == (4, 2)
-    lines = [json.loads(x) for x in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
-    # The last tenth of steps 0 to 11.
-    expected = np.mean([line["train/fvu"] for line in lines[10:]], axis=0)
-    np.testing.assert_allclose(pair["fvu"], expected)
-    assert one["shared_frac"] is None
-    assert 0 <= pair["shared_frac"] <= 1
-    table = sweep_table(result).splitlines()
-    assert table[1].startswith("k=4")
-    assert f"{pair['shared_frac']:.1%}" in table[2]
-
-
 @pytest.mark.parametrize(
     ("axes", "says"),
     [
@@ -306,6 +282,15 @@ def test_script(cfg, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == ["run", "k=2", "k=4"]
     assert "k, active latents per token: shared" in done.stdout
+    # Another machine needs no run of its own for the same points.
+    known = tmp_path / "sweep" / "results" / "sweep.json"
+    command[-1] = f"--workdir={tmp_path / 'other'}"
+    other = subprocess.run(
+        [*command, "--vary=sae.k=2,4", f"--known={known}"], capture_output=True, text=True
+    )
+    assert other.returncode == 0, other.stderr
+    assert other.stdout.splitlines()[:-1] == done.stdout.splitlines()[:-1]
+    assert [path.name for path in sorted((tmp_path / "other").iterdir())] == ["figures", "results"]
     for name in (
         *("results/sweep.json", "figures/pareto.svg", "k=2/report.html"),
         *("results/factors.json", "figures/factor.k.svg", "figures/factor.k.png"),

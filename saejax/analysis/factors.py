@@ -72,7 +72,7 @@ def factors(result: Mapping[str, Any]) -> dict[str, Any]:
     differs in the fewest other fields, of these the one whose L0 is closest to the base's.
 
     Args:
-      result: Of `saejax.sweep.collect`.
+      result: Of `saejax.sweep_results.collect`.
 
     Returns:
       For `results/factors.json`:

@@ -32,7 +32,7 @@ def pareto_figure(result: dict[str, Any], *, title: str = "") -> Figure:
     """FVU against L0, a point a run (mean over its seeds), a curve for each kind of run.
 
     Args:
-      result: Of `saejax.sweep.collect`.
+      result: Of `saejax.sweep_results.collect`.
       title: Printed above the figure.
 
     Raises:
