@@ -91,9 +91,7 @@ def top_k(
             ids_T = np.zeros(tile, np.int32)
             ids_T[: len(rows_n) - start] = rows_n[start : start + tile]
             x_TD, ids_T = jax.device_put((x.rows[ids_T].astype(x.dtype), ids_T), on_rows_sharding)
-            found = tiles(
-                x_TD, ids_T, y_on_devices, prices_on_devices, amplitude, mesh=x.mesh, k=k
-            )
+            found = tiles(x_TD, ids_T, y_on_devices, prices_on_devices, amplitude, mesh=x.mesh, k=k)
             if under_way is not None:
                 fetch(*under_way)
             under_way = start, found

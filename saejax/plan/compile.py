@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from saejax import mesh as mesh_lib
 from saejax.config import Config, tokens_per_batch, windows_per_batch
 from saejax.errors import InputError
-from saejax.lm import DecoderConfig, hook_width, layers_needed, make_capture
+from saejax.lm import DecoderConfig, layers_needed, make_capture
 from saejax.lm.decoder import Decoder
 from saejax.lm.decoder_config import tensor_shapes
 from saejax.lm.load import Lm
@@ -134,12 +134,26 @@ def mesh_flags(seed: int, data: int, latent: int) -> str:
     return f"--config.mesh.seed={seed} --config.mesh.data={data} --config.mesh.latent={latent}"
 
 
-def compile_step(cfg: Config, mesh: Mesh, width: int) -> Program:
-    """The training step of all seeds.
+class AbstractStep(NamedTuple):
+    """A training step and what it takes, as shapes.
+
+    Attributes:
+      step: Jitted; it consumes the state.
+      state: Shapes of the state, with their shardings.
+      batches: Shapes of the activations [B, D], and of a transcoder's targets.
+    """
+
+    step: Any
+    state: Any
+    batches: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def abstract_step(cfg: Config, mesh: Mesh, width: int) -> AbstractStep:
+    """The training step of all seeds, of which nothing is made.
 
     Args:
       cfg: The run.
-      mesh: Of `described_mesh`.
+      mesh: Of `described_mesh`, or of devices that exist.
       width: D.
     """
     # As the language model gives them.
@@ -160,6 +174,12 @@ def compile_step(cfg: Config, mesh: Mesh, width: int) -> Program:
         mesh_lib.state_shardings(state, mesh),
     )
     step = jax.jit(make_step(cfg, optimizer, state, mesh), donate_argnums=0)
+    return AbstractStep(step, state, batches)
+
+
+def compile_step(cfg: Config, mesh: Mesh, width: int) -> Program:
+    """The training step of all seeds; arguments as of `abstract_step`."""
+    step, state, batches = abstract_step(cfg, mesh, width)
     return _compiled("training step", lambda: step.lower(state, *batches))
 
 
@@ -180,9 +200,7 @@ def compile_capture(cfg: Config, mesh: Mesh, lm_config: DecoderConfig) -> Progra
     return _compiled("language model", lambda: capture.lower(model, tokens_BL))
 
 
-def _abstract_decoder(
-    cfg: Config, mesh: Mesh, config: DecoderConfig, num_layers: int
-) -> Decoder:
+def _abstract_decoder(cfg: Config, mesh: Mesh, config: DecoderConfig, num_layers: int) -> Decoder:
     """The model that `load_lm` would load, with shapes for weights."""
     placement = make_placement(config, mesh, num_layers=num_layers, dtype=cfg.lm.dtype)
     blocks = config.hook_blocks
@@ -231,9 +249,7 @@ def compile_matching(
     return made
 
 
-def _abstract(
-    shape: tuple[int, ...], kind: Any, sharding: NamedSharding
-) -> jax.ShapeDtypeStruct:
+def _abstract(shape: tuple[int, ...], kind: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.dtype(kind), sharding=sharding)
 
 

@@ -83,7 +83,7 @@ _TYPES = (
     ),
     _tpu(
         "v4", memory=32 * 2**30, peak=275e12, bandwidth=1200e9, port=50e9, pod=4096,
-        source="Jouppi et al. 2023, TPU v4, arXiv 2304.01433, table 4; cloud.google.com/tpu/docs/v4",
+        source="Jouppi et al. 2023, TPU v4, arXiv 2304.01433, table 4",
     ),
     _tpu(
         "v5e", memory=16 * 2**30, peak=197e12, bandwidth=819e9, port=50e9, pod=256,

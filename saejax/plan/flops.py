@@ -43,12 +43,17 @@ def lm_flops(cfg: Config, config: DecoderConfig) -> float:
                 attention += flops
             else:
                 rest += flops
-    head = config.head_dim if isinstance(config, LlamaConfig) else config.d_model // config.num_heads
+    head = (
+        config.head_dim if isinstance(config, LlamaConfig) else config.d_model // config.num_heads
+    )
     attention += 4.0 * config.num_heads * head * (cfg.data.context_length + 1) / 2
     parts = {hook.part for hook in hooks if hook.layer == last.layer}
     parallel = getattr(config, "parallel_residual", False)
     total = last.layer * (attention + rest)
-    if not parts <= {*_BEFORE_ATTENTION, *(("mlp", "post_attention_layernorm") if parallel else ())}:
+    if not parts <= {
+        *_BEFORE_ATTENTION,
+        *(("mlp", "post_attention_layernorm") if parallel else ()),
+    }:
         total += attention
     if parts & {"", "mlp"}:
         total += rest

@@ -68,5 +68,7 @@ def _kernel() -> float:
         return lax.fori_loop(0, _TURNS, add, rows)
 
     rows = jnp.ones((128, 16))
-    kernels = cost(jax.jit(loop).lower(rows).compile().as_text()).kernels
+    text = jax.jit(loop).lower(rows).compile().as_text()
+    assert text is not None
+    kernels = cost(text).kernels
     return _seconds(loop, rows) / max(kernels, _TURNS)

@@ -46,7 +46,10 @@ def advice(plan: Forecast) -> list[str]:
             "latents, one after another. More devices on 'data' and 'latent' shorten them"
         )
     elif bound == "network":
-        said.append("exchanges bound the step: split fewer latents, or take fewer devices")
+        said.append(
+            "exchanges bound the step: split fewer latents, take fewer devices, "
+            "or raise train.chunk_tokens: gradients are summed over devices for each chunk"
+        )
     return said
 
 
@@ -83,7 +86,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows with the first column to the left and the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
-        "  " + "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+        "  "
+        + "  ".join(
+            c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+        )
         for r in rows
     )
 
@@ -168,7 +174,7 @@ def _row(name: str, found: Times, unit: float) -> tuple[str, ...]:
 def _time(plan: Forecast) -> str:
     names = ("compute", "memory", "network", "kernels", "at best", "expected", "bound by")
     step, match = plan.step_times, plan.matching_times
-    rows = [("milliseconds", *names)]
+    rows: list[tuple[str, ...]] = [("milliseconds", *names)]
     if plan.cfg.data.activations == "stream":
         rows.append(_row("language model", times(plan.capture, plan.device, plan.attained), 1e3))
     rows.append(_row("training step", times(plan.step, plan.device, plan.attained), 1e3))
