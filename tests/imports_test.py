@@ -35,6 +35,7 @@ ORDER = (
     "run",
     "analyses",
     "sweep",
+    "plan",
     "cli",
 )
 # `formats` comes after `analysis`, which reads other people's autoencoders through this alone.

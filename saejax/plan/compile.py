@@ -187,22 +187,26 @@ def compile_capture(cfg: Config, mesh: Mesh, lm_config: DecoderConfig) -> Progra
     """The language model up to the hook points, on the windows of a step."""
     names = tuple(name for name in (cfg.hookpoint, cfg.target_hookpoint) if name)
     num_layers = max(layers_needed(lm_config, name) for name in names)
-    model = _abstract_decoder(cfg, mesh, lm_config, num_layers)
+    placement = make_placement(lm_config, mesh, num_layers=num_layers, dtype=cfg.lm.dtype)
+    weights = {
+        name: _abstract(shape, cfg.lm.dtype, placement.sharding(name, shape))
+        for name, shape in _stacked_shapes(lm_config, num_layers).items()
+    }
     windows = windows_per_batch(cfg) if cfg.data.activations == "stream" else cfg.lm.batch_windows
     tokens_BL = _abstract(
         (windows, cfg.data.context_length), jnp.int32, NamedSharding(mesh, mesh_lib.BATCH)
     )
 
     @jax.jit
-    def capture(model: Decoder, tokens_BL: jax.Array) -> dict[str, jax.Array]:
+    def capture(weights: dict[str, jax.Array], tokens_BL: jax.Array) -> dict[str, jax.Array]:
+        model = Decoder(lm_config, weights, num_layers, placement)
         return make_capture(Lm(lm_config, model, fingerprint=""), names)(tokens_BL)
 
-    return _compiled("language model", lambda: capture.lower(model, tokens_BL))
+    return _compiled("language model", lambda: capture.lower(weights, tokens_BL))
 
 
-def _abstract_decoder(cfg: Config, mesh: Mesh, config: DecoderConfig, num_layers: int) -> Decoder:
-    """The model that `load_lm` would load, with shapes for weights."""
-    placement = make_placement(config, mesh, num_layers=num_layers, dtype=cfg.lm.dtype)
+def _stacked_shapes(config: DecoderConfig, num_layers: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that `saejax.lm.decoder.Decoder` takes, those of blocks stacked."""
     blocks = config.hook_blocks
     shapes = {
         name: shape
@@ -212,11 +216,7 @@ def _abstract_decoder(cfg: Config, mesh: Mesh, config: DecoderConfig, num_layers
     axes = 1 if config.kernels_in_out else -1
     for part, shape in config.block_shapes().items():
         shapes[f"{blocks}.{part}"] = (num_layers, *shape[::axes])
-    weights: Any = {
-        name: _abstract(shape, cfg.lm.dtype, placement.sharding(name, shape))
-        for name, shape in shapes.items()
-    }
-    return Decoder(config, weights, num_layers, placement)
+    return shapes
 
 
 def compile_matching(

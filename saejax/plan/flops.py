@@ -16,9 +16,9 @@ _ATTENTION = ("self_attn.", "attention.", "attn.")
 # Parts of a block that come after attention or beside it, by what they need of it.
 _BEFORE_ATTENTION = ("input_layernorm", "ln_1")
 # Dense products of [B, N] codes in a training step, each 2 N D a token: encode, decode, and the
-# gradients of codes and of both matrices; in gated ones also decoding the gate, and the gradient of
-# its codes ("attached": of its decoder as well).
-_DENSE_PRODUCTS = {"relu": 5, "jump_relu": 5, "gated": 7}
+# gradients of codes, of both matrices and of b_dec, which the input has less; in gated ones also
+# decoding the gate, and the gradient of its codes ("attached": of its decoder as well).
+_DENSE_PRODUCTS = {"relu": 6, "jump_relu": 6, "gated": 8}
 # Of the K latents that topk keeps: decoding, its two gradients, and the encoder's gradient.
 _SPARSE_PRODUCTS = 4
 # batch_topk's candidates of a token, and those of Multi-TopK (saejax/sae/architectures/topk.py).
@@ -64,7 +64,7 @@ def sae_flops(sae: SaeConfig, width: int) -> float:
     """FLOPs a token of a training step of one autoencoder.
 
     topk: 2 N D to encode, and 4 x 2 K D for what touches the K kept latents alone; batch_topk and
-    Multi-TopK have 4 K. relu, jump_relu: 5 x 2 N D, gated: 7 or, attached, 8 x 2 N D. AuxK,
+    Multi-TopK have 4 K. relu, jump_relu: 6 x 2 N D, gated: 8 or, attached, 9 x 2 N D. AuxK,
     prefixes and skip connections are not counted.
     """
     dense = 2.0 * sae.num_latents * width
