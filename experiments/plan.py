@@ -17,7 +17,7 @@ CPUs. --device_type=cpu measures this machine first.
 Sizes of the model are known for pythia-160m, llama-3-8b and smollm2-135m (--lm_shape, or where
 lm.source ends in such a name); of others lm.source has to be there.
 
-256 devices take half a minute and 0.6 GB, with libtpu two minutes and 1.4 GB.
+256 devices take half a minute and 0.6 GB, with libtpu two minutes and 1.6 GB.
 """
 
 import os

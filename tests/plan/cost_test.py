@@ -136,6 +136,8 @@ def test_an_elementwise_program_reads_and_writes_once():
     assert found.kernels == 1
 
 
+# As libtpu prints it, layouts and all.
+# ruff: noqa: E501
 TPU = """HloModule m
 
 %cond (p: (s32[], f32[8,128], s32[])) -> pred[] {

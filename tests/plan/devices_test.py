@@ -15,7 +15,7 @@ from saejax.plan.measure import measured_cpu
 
 
 def test_an_unknown_type():
-    with pytest.raises(InputError, match="device_type='tpu': choose one of a100, h100, .*, cpu"):
+    with pytest.raises(InputError, match=r"device_type='tpu': choose one of a100, h100, .*, cpu"):
         device_type("tpu")
 
 

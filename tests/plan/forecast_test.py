@@ -25,6 +25,7 @@ def plan(**changes):
     """256 v5e, 32 x 8; 1 GB of state, 100 MB of weights."""
     cfg = Config(init_seeds=(1, 2, 3), mesh=MeshConfig(1, 32, 8))
     cfg.data.context_length, cfg.train.batch_tokens = 2048, 65_536
+    cfg.data.skip_tokens = 0
     cfg.data.num_tokens = 65_536 * 1000
     made = Forecast(
         cfg=cfg,
