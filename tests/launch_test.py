@@ -122,7 +122,7 @@ def test_what_runs_on_a_machine_of_a_slice(launch, tmp_path):
     subprocess.run(["bash", "-c", start[8].removeprefix("--command=")], cwd=tmp_path, check=True)
     process = int((there / "pid").read_text())
     try:
-        wait_for(lambda: "multihost" in (there / "log").read_text())
+        wait_for(lambda: (there / "log").exists() and "multihost" in (there / "log").read_text())
         assert (there / "log").read_text().splitlines() == [str(["--multihost", *GIVEN])]
         subprocess.run(["bash", "-c", stop[8].removeprefix("--command=")], cwd=tmp_path, check=True)
         wait_for(lambda: "saved" in (there / "log").read_text())
