@@ -36,6 +36,7 @@ ORDER = (
     "analyses",
     "sweep",
     "sweep_results",
+    "plan",
     "last_words",
     "peers",
     "distributed",

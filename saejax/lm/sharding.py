@@ -75,8 +75,12 @@ class Placement:
           name: As for `saejax.lm.decoder.Decoder`.
           weight: A kernel is [N, in, out] and a table [V, D].
         """
-        sharding = NamedSharding(self.mesh, self._stored(name, weight.shape))
+        sharding = self.sharding(name, weight.shape)
         return jax.make_array_from_callback(weight.shape, sharding, lambda part: weight[part])
+
+    def sharding(self, name: str, shape: tuple[int, ...]) -> NamedSharding:
+        """Where a weight of this name and shape lies, see `put`."""
+        return NamedSharding(self.mesh, self._stored(name, shape))
 
     def gathered(self, block: Block) -> Block:
         """A block with the weights that this device computes with."""

@@ -22,7 +22,7 @@ from saejax.progress import Progress
 
 # Candidates of a row in the first pass, of a column that hardly any row has, and of a row or
 # column that is priced again. With these, autoencoders need 25 to 27 edges a row in the end.
-_FIRST_K, _COLUMN_K, _AGAIN_K = 24, 12, 16
+FIRST_K, _COLUMN_K, _AGAIN_K = 24, 12, 16
 # Columns that fewer rows have among their candidates get candidates of their own.
 _FEW_ROWS = 8
 # Pairs this close to violating the duals enter the graph as well, since duals still move; in
@@ -81,7 +81,7 @@ class Problem:
         prices_M = popularity(self.a, self.b)
         all_rows = np.arange(self.num_rows)
         self.progress.advance(0, stage="pass")
-        kept = self._top_k(self.a, self.b, all_rows, prices_M, _FIRST_K, first=True)
+        kept = self._top_k(self.a, self.b, all_rows, prices_M, FIRST_K, first=True)
         self.edges.add(np.repeat(all_rows, kept.columns.shape[1]), kept.columns.ravel())
         last_N = kept.values[:, -1].astype(np.float64)
         everything = kept.columns.shape[1] == self.num_columns

@@ -74,8 +74,7 @@ def top_k(
     replicated = NamedSharding(x.mesh, PartitionSpec())
     on_rows_sharding = NamedSharding(x.mesh, PartitionSpec(x.mesh.axis_names))
     prices_on_devices = jax.device_put(prices, replicated)
-    largest = _TILE_ROWS.get(jax.default_backend(), _TILE_ROWS_ACCELERATOR)
-    tile = x.mesh.size * min(largest, bucket(-(-len(rows_n) // x.mesh.size), 1))
+    tile = tile_rows(len(rows_n), x.mesh.size, backend=jax.default_backend())
     amplitude = np.float32(TIE * x.norms.max() * y.norms.max())
     columns_nK = np.empty((len(rows_n), k), np.int32)
     values_nK = np.empty((len(rows_n), k), np.float32)
@@ -92,9 +91,7 @@ def top_k(
             ids_T = np.zeros(tile, np.int32)
             ids_T[: len(rows_n) - start] = rows_n[start : start + tile]
             x_TD, ids_T = jax.device_put((x.rows[ids_T].astype(x.dtype), ids_T), on_rows_sharding)
-            found = _tiles(
-                x_TD, ids_T, y_on_devices, prices_on_devices, amplitude, mesh=x.mesh, k=k
-            )
+            found = tiles(x_TD, ids_T, y_on_devices, prices_on_devices, amplitude, mesh=x.mesh, k=k)
             if under_way is not None:
                 fetch(*under_way)
             under_way = start, found
@@ -103,8 +100,20 @@ def top_k(
     return Kept(columns_nK, values_nK, error_bounds(x, y, prices_M)[rows_n])
 
 
+def tile_rows(num_rows: int, num_devices: int, *, backend: str) -> int:
+    """Rows of one call of `tiles`, over all devices: so many that few shapes compile.
+
+    Args:
+      num_rows: Rows of a pass.
+      num_devices: Devices that share them.
+      backend: JAX's name of their kind, "cpu", "gpu" or "tpu".
+    """
+    largest = _TILE_ROWS.get(backend, _TILE_ROWS_ACCELERATOR)
+    return num_devices * min(largest, bucket(-(-num_rows // num_devices), 1))
+
+
 @partial(jax.jit, static_argnames=("mesh", "k"))
-def _tiles(
+def tiles(
     x_TD: jax.Array,
     ids_T: jax.Array,
     y_MD: jax.Array,
@@ -114,6 +123,17 @@ def _tiles(
     mesh: Mesh,
     k: int,
 ) -> tuple[jax.Array, jax.Array]:
+    """Values [T, k] and columns [T, k] of some rows, the largest S_ij - p_j of each.
+
+    Args:
+      x_TD: Rows, split over all axes of the mesh.
+      ids_T: Their numbers, split alike, which decide ties.
+      y_MD: The other side, on every device.
+      prices_M: p, infinite for padding, on every device.
+      amplitude: Of the term that breaks ties.
+      mesh: Devices.
+      k: How many.
+    """
     by_rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     sharded = jax.shard_map(
         partial(_tile_top_k, k=k),

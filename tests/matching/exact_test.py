@@ -224,7 +224,7 @@ def test_a_pass_that_overlooks_pairs_is_refused(make_pair, monkeypatch):
 
 
 def test_rows_without_a_path_get_one(make_pair, monkeypatch, check_optimal):
-    monkeypatch.setattr(column_generation, "_FIRST_K", 1)
+    monkeypatch.setattr(column_generation, "FIRST_K", 1)
     monkeypatch.setattr(column_generation, "_FEW_ROWS", 0)
     joined = []
     join = column_generation.Problem._join_stuck
