@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from saejax.sae.rows import paired_dots
+
 # Weiszfeld's iteration as sparsify ran it until 2024-12-18: at most 100 steps, stopped when
 # the median moves by less than 1e-5.
 _MEDIAN_STEPS = 100
@@ -36,11 +38,8 @@ class Params(NamedTuple):
 
 
 def unit_rows(w_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """Rows divided by their norm; machine epsilon keeps a zero row zero (as in sparsify).
-
-    Norms are taken row by row: on CPU a reduction fused into the division runs slower.
-    """
-    norm_N = jnp.sqrt(lax.map(lambda row: row @ row, w_ND))
+    """Rows divided by their norm; machine epsilon keeps a zero row zero (as in sparsify)."""
+    norm_N = jnp.sqrt(paired_dots(w_ND, w_ND))
     return w_ND * (1.0 / (norm_N + jnp.finfo(w_ND.dtype).eps))[:, None]
 
 

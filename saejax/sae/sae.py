@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from saejax.errors import InputError
 from saejax.sae import sparse
+from saejax.sae.rows import weighted_rows
 
 
 # The type checker of the tests would break `jax.tree.map`, which builds records of other things.
@@ -234,7 +235,7 @@ def decode(
 @jax.jit
 def _decode(sae: Sae, codes: Codes, x_BD: Float[Array, "B D"] | None) -> Float[Array, "B E"]:
     w_dec_NE, b_dec_E = jnp.asarray(sae.w_dec), jnp.asarray(sae.b_dec)
-    y_hat_BE = sparse.weighted_rows(codes.values, codes.indices, w_dec_NE) + b_dec_E[None]
+    y_hat_BE = weighted_rows(codes.values, codes.indices, w_dec_NE) + b_dec_E[None]
     if sae.w_skip is None and sae.normalize_activations == "none":
         return y_hat_BE
     if x_BD is None:

@@ -1,9 +1,9 @@
 """Top-k codes, their decoding, and hand-written sparse gradients.
 
-Only the encoder's product with the latents is dense. Codes are kept as values and indices;
-the gradient of either weight matrix adds K rows per token and touches nothing else, and
-decoding accumulates one latent slot at a time, so neither [B, N] codes nor [B, K, D] rows
-are ever built.
+Codes are kept as values and indices. On CPUs only the encoder's product with the latents is
+dense: the gradient of either weight matrix adds K rows per token and touches nothing else (on
+accelerators it is a product too, see `saejax.sae.rows`). Decoding accumulates one latent slot at a
+time, so [B, K, D] rows are never built.
 
 Inside `jax.shard_map` the latents may be split over a mesh axis. Each device then selects
 its own K best, the devices exchange only these candidates, and a device keeps those of its
@@ -18,10 +18,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from saejax.sae.rows import row_dots, scattered_rows, weighted_rows
+
 # Latents in a group of the two-stage selection: 16 measured fastest of 8 to 64 on CPU.
 _GROUP = 16
-# Slots that are written out one after another when rows are added up.
-_UNROLLED = 64
 
 
 def top_k(x_BN: Float[Array, "B N"], k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
@@ -68,55 +68,6 @@ def _keep_global_top_k(value_BK: Array, k: int, axis: str) -> Array:
     return jnp.where(keep_BK, value_BK, 0.0)
 
 
-def weighted_rows(
-    value_BK: Float[Array, "B K"], index_BK: Int[Array, "B K"], w_ND: Float[Array, "N D"]
-) -> Float[Array, "B D"]:
-    """sum_k value[b, k] w[index[b, k]], accumulated slot by slot: memory O(B D)."""
-    whole = value_BK.shape[1] // _UNROLLED * _UNROLLED if value_BK.shape[1] > _UNROLLED else 0
-    # Compiling grows with the slots written out, so that many are a loop over groups of them.
-    acc_BD = 0.0 * value_BK[:, :1] * w_ND[index_BK[:, 0]] if whole else None
-    if acc_BD is not None:
-
-        def group(acc_BD: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-            for value_B, index_B in zip(*part, strict=True):
-                acc_BD += value_B[:, None] * w_ND[index_B]
-            return acc_BD, None
-
-        values, indices = (
-            part_BK[:, :whole].T.reshape(-1, _UNROLLED, len(part_BK))
-            for part_BK in (value_BK, index_BK)
-        )
-        acc_BD, _ = lax.scan(group, acc_BD, (values, indices))
-    for slot in range(whole, value_BK.shape[1]):
-        part_BD = value_BK[:, slot : slot + 1] * w_ND[index_BK[:, slot]]
-        acc_BD = part_BD if acc_BD is None else acc_BD + part_BD
-    assert acc_BD is not None  # There is at least one slot.
-    return acc_BD
-
-
-def _row_dots(g_BD: Array, index_BK: Array, w_ND: Array) -> Array:
-    """<g[b], w[index[b, k]]> for all b and k, token by token: memory O(K D)."""
-    return lax.map(lambda token: w_ND[token[1]] @ token[0], (g_BD, index_BK))
-
-
-def _scatter_rows(value_BK: Array, index_BK: Array, g_BD: Array, num_latents: int) -> Array:
-    """Adds value[b, k] g[b] to row index[b, k] of a zero [N, D] matrix.
-
-    The indices of one token are distinct, so each token is one scatter without collisions,
-    and the sum over tokens has one fixed order: the result is bitwise reproducible.
-    """
-
-    def add(b: Array, acc_ND: Array) -> Array:
-        update_KD = value_BK[b][:, None] * g_BD[b][None, :]
-        return acc_ND.at[index_BK[b]].add(update_KD, unique_indices=True, mode="promise_in_bounds")
-
-    # A zero that depends on the values: XLA would merge the equal zero buffers of the two
-    # weight gradients, and then copy the merged one in full.
-    zero = 0.0 * value_BK[0, 0]
-    zeros_ND = jnp.broadcast_to(zero, (num_latents, g_BD.shape[1]))
-    return lax.fori_loop(0, g_BD.shape[0], add, zeros_ND)
-
-
 def centred(x_BD: Float[Array, "B D"], b_dec_D: Float[Array, " D"] | None) -> Float[Array, "B D"]:
     """What the encoder multiplies: x - b_dec in an autoencoder; x in a transcoder, for None."""
     return x_BD if b_dec_D is None else x_BD - b_dec_D[None]
@@ -160,7 +111,7 @@ def preactivations_at(
 ) -> Float[Array, "B K"]:
     """pre[b, index[b, k]], with the gradients of the parameters that `pre` was made from.
 
-    The gradient adds K rows per token to W_enc and never forms a [B, N] array.
+    On CPUs the gradient adds K rows per token to W_enc and never forms a [B, N] array.
 
     Args:
       pre_BN: From `preactivations` with the same further arguments. If its type is another than
@@ -173,7 +124,7 @@ def preactivations_at(
     """
     if pre_BN.dtype == x_BD.dtype:
         return jnp.take_along_axis(pre_BN, index_BK, axis=1)
-    return _row_dots(centred(x_BD, b_dec_D), index_BK, enc_rows_ND) + b_enc_N[index_BK]
+    return row_dots(centred(x_BD, b_dec_D), index_BK, enc_rows_ND) + b_enc_N[index_BK]
 
 
 def _at_forward(pre_BN, index_BK, x_BD, enc_rows_ND, b_enc_N, b_dec_D):
@@ -185,7 +136,7 @@ def _at_backward(residuals, dvalue_BK):
     index_BK, x_BD, enc_rows_ND, b_dec_D = residuals
     N = enc_rows_ND.shape[0]
     db_enc_N = jnp.zeros_like(enc_rows_ND[:, 0]).at[index_BK.reshape(-1)].add(dvalue_BK.reshape(-1))
-    denc_rows_ND = _scatter_rows(dvalue_BK, index_BK, centred(x_BD, b_dec_D), N)
+    denc_rows_ND = scattered_rows(dvalue_BK, index_BK, centred(x_BD, b_dec_D), N)
     dx_BD = weighted_rows(dvalue_BK, index_BK, enc_rows_ND)
     # Equal to -dx.sum(0); summing over latents first needs no [B, D] array.
     db_dec_D = None if b_dec_D is None else -(db_enc_N @ enc_rows_ND)
@@ -260,9 +211,9 @@ def _decode_forward(value_BK, index_BK, w_dec_ND):
 def _decode_backward(residuals, g_BD):
     value_BK, index_BK, w_dec_ND = residuals
     return (
-        _row_dots(g_BD, index_BK, w_dec_ND),
+        row_dots(g_BD, index_BK, w_dec_ND),
         np.zeros(index_BK.shape, jax.dtypes.float0),
-        _scatter_rows(value_BK, index_BK, g_BD, w_dec_ND.shape[0]),
+        scattered_rows(value_BK, index_BK, g_BD, w_dec_ND.shape[0]),
     )
 
 

@@ -19,6 +19,7 @@ from jax import lax
 
 from saejax.config import Config
 from saejax.sae.init import Params, unit_rows
+from saejax.sae.rows import paired_dots
 from saejax.train.muon import orthogonal_updates
 
 # Peak learning rates. adam: 2e-4 / sqrt(N / 2^14), with which Paulo & Belrose train (sparsify,
@@ -107,8 +108,7 @@ def remove_parallel_gradient() -> optax.GradientTransformation:
     """
 
     def project(grads: Any, params: Any) -> Any:
-        # Row by row: as one reduction it materialises the product on CPUs.
-        along_N = lax.map(lambda rows: rows[0] @ rows[1], (grads.w_dec, params.w_dec))
+        along_N = paired_dots(grads.w_dec, params.w_dec)
         return grads._replace(w_dec=grads.w_dec - along_N[:, None] * params.w_dec)
 
     return optax.stateless(project)
