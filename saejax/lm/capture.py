@@ -4,6 +4,7 @@ Letters: B windows, L context length, D activation width, V vocabulary.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -138,12 +139,26 @@ def check_tokens(config: DecoderConfig, tokens: Int[Array | np.ndarray, "*shape"
 
 
 def check_length(config: DecoderConfig, length: int) -> None:
-    """Raises `InputError` if windows are too long for the model."""
-    if length > config.context_length:
+    """Looks whether windows are longer than those the model was trained on.
+
+    Rotary positions go on beyond them, and the paper's windows of Pythia are a token longer (2,049
+    for 2,048): that is a warning.
+
+    Raises:
+      InputError: If the model has learned positions, of which there are not as many.
+    """
+    if length <= config.context_length:
+        return
+    if config.positions:
         raise InputError(
             f"context_length={length}: the model takes windows of at most "
             f"{config.context_length} tokens; use shorter ones"
         )
+    warnings.warn(
+        f"context_length={length}: the model was trained on windows of at most "
+        f"{config.context_length} tokens, and what it does with later ones is not known",
+        stacklevel=3,
+    )
 
 
 def check_full(lm: Lm) -> None:

@@ -7,6 +7,7 @@ A program's time is between
 with its FLOPs F, memory traffic T, bytes sent S and kernels K: all at once, or one after another.
 """
 
+import contextlib
 import dataclasses
 import math
 
@@ -24,6 +25,7 @@ from saejax.plan.compile import (
 )
 from saejax.plan.devices import DeviceType
 from saejax.plan.flops import lm_flops, sae_flops
+from saejax.sae.rows import as_on_accelerators
 
 # What of the rates on data sheets programs reach: of the FLOP/s of H100s, training Llama 3 reached
 # 38 to 43 % (Grattafiori et al. 2024, arXiv 2407.21783, table 4).
@@ -253,10 +255,10 @@ def _forecast(
     attained: float,
 ) -> Forecast:
     mesh: Mesh = described_mesh(cfg, device, count, compiler)
-    # Rotary positions have no end: only what is planned ignores it.
-    length = max(lm_config.context_length, cfg.data.context_length)
-    unlimited = dataclasses.replace(lm_config, context_length=length)
     width = hook_width(lm_config, cfg.hookpoint)
+    is_cpu = device.kind == "cpu"
+    with contextlib.nullcontext() if is_cpu else as_on_accelerators():
+        step = compile_step(cfg, mesh, width)
     return Forecast(
         cfg=cfg,
         device=device,
@@ -266,7 +268,7 @@ def _forecast(
         mesh={name: size for name, size in mesh.shape.items()},
         lm_config=lm_config,
         width=width,
-        capture=compile_capture(cfg, mesh, unlimited),
-        step=compile_step(cfg, mesh, width),
+        capture=compile_capture(cfg, mesh, lm_config),
+        step=step,
         passes=compile_matching(cfg, mesh, width, device),
     )

@@ -25,13 +25,6 @@ def report(plan: Forecast) -> str:
 def advice(plan: Forecast) -> list[str]:
     """What to change, a sentence each; nothing if all is well."""
     said = []
-    length, most = plan.cfg.data.context_length, plan.lm_config.context_length
-    if length > most:
-        said.append(
-            f"data.context_length={length}: the model takes windows of at most {most} tokens, and "
-            f"the run will refuse: --config.data.context_length={most} with "
-            f"--config.train.batch_tokens={plan.cfg.train.batch_tokens // length * most}"
-        )
     if plan.training_bytes > plan.usable_bytes:
         said.append(_instead(plan))
     if plan.matching_bytes > plan.usable_bytes:
@@ -40,10 +33,10 @@ def advice(plan: Forecast) -> list[str]:
             f"Match on devices of {_gb(plan.matching_bytes / USABLE[plan.device.kind])} GB or more"
         )
     if (bound := plan.step_times.bound) == "kernels":
-        turns = plan.step.cost.turns
         said.append(
-            f"starting kernels bounds the step: {turns:,.0f} turns of loops over single tokens and "
-            "latents, one after another. More devices on 'data' and 'latent' shorten them"
+            f"starting kernels bounds the step: {plan.step.cost.kernels:,.0f} of them, "
+            f"{plan.step.cost.turns:,.0f} turns of loops, one after another. More tokens a step, "
+            "or a larger train.chunk_tokens, makes fewer and larger ones"
         )
     elif bound == "network":
         said.append(

@@ -7,12 +7,34 @@ tokens: there a sum has as few steps as codes have slots, or is one dense produc
 Dimension letters: B tokens, D activation width, N latents on this device, K active latents.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 # Slots that are written out one after another when rows are added up.
 _UNROLLED = 64
+
+_pretending = False
+
+
+@contextlib.contextmanager
+def as_on_accelerators() -> Iterator[None]:
+    """Traces what accelerators run, for `saejax.plan`, which compiles it for CPUs to count it."""
+    global _pretending
+    before, _pretending = _pretending, True
+    try:
+        yield
+    finally:
+        _pretending = before
+
+
+def _by_device(*arrays: Array, cpu: Callable[..., Array], default: Callable[..., Array]) -> Array:
+    if _pretending:
+        return default(*arrays)
+    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
 
 def weighted_rows(
@@ -48,9 +70,7 @@ def row_dots(
 
     Memory: O(K D) on CPUs, token by token; O(B D) on accelerators, slot by slot.
     """
-    return lax.platform_dependent(
-        g_BD, index_BK, w_ND, cpu=_row_dots_by_token, default=_row_dots_by_slot
-    )
+    return _by_device(g_BD, index_BK, w_ND, cpu=_row_dots_by_token, default=_row_dots_by_slot)
 
 
 def _row_dots_by_token(g_BD: Array, index_BK: Array, w_ND: Array) -> Array:
@@ -84,7 +104,7 @@ def scattered_rows(
     def by_product(value_BK: Array, index_BK: Array, g_BD: Array) -> Array:
         return _scattered_by_product(value_BK, index_BK, g_BD, num_latents)
 
-    return lax.platform_dependent(value_BK, index_BK, g_BD, cpu=by_token, default=by_product)
+    return _by_device(value_BK, index_BK, g_BD, cpu=by_token, default=by_product)
 
 
 def _scattered_by_token(value_BK: Array, index_BK: Array, g_BD: Array, num_latents: int) -> Array:
@@ -114,7 +134,7 @@ def paired_dots(a_ND: Float[Array, "N D"], b_ND: Float[Array, "N D"]) -> Float[A
     On CPUs row by row: as one reduction it materialises the product, or runs slower where it is
     fused into what comes after.
     """
-    return lax.platform_dependent(a_ND, b_ND, cpu=_paired_by_row, default=_paired_by_reduction)
+    return _by_device(a_ND, b_ND, cpu=_paired_by_row, default=_paired_by_reduction)
 
 
 def _paired_by_row(a_ND: Array, b_ND: Array) -> Array:

@@ -136,13 +136,6 @@ def test_matching_that_does_not_fit():
     assert "devices of 17.89 GB or more" in line
 
 
-def test_windows_that_the_model_does_not_take():
-    made = plan()
-    made.cfg.data.context_length, made.cfg.train.batch_tokens = 2049, 65_568
-    (line,) = advice(made)
-    assert "--config.data.context_length=2048 with --config.train.batch_tokens=65536" in line
-
-
 def test_what_bounds_a_step_is_told():
     slow = program("training step", kernels=1e6, turns=500_000)
     (line,) = advice(plan(step=slow))

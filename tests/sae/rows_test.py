@@ -63,5 +63,12 @@ def test_loops_of_other_sums(arrays, platform, loops):
     assert lowered(rows.paired_dots, platform, w_ND, w_ND).count("stablehlo.while") == loops
 
 
+def test_pretending_to_be_an_accelerator(arrays):
+    *_, w_ND = arrays
+    with rows.as_on_accelerators():
+        assert "stablehlo.while" not in lowered(lambda w: rows.paired_dots(w, w), "cpu", w_ND)
+    assert "stablehlo.while" in lowered(lambda w: rows.paired_dots(w, w), "cpu", w_ND)
+
+
 def lowered(function, platform, *arrays):
     return jax.jit(function).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
