@@ -9,10 +9,10 @@ The paper does not tell tokens and text of this model; they are set as for its o
 
 with a Hugging Face directory of the model, and a directory of .jsonl files.
 
-Hardware, estimated by experiments/plan.py and not run: 256 TPU v5e with the mesh below, 11.5 GB of
+Hardware, estimated by experiments/plan.py and not run: 256 TPU v5e with the mesh below, 10.7 GB of
 16 each, or 64 H100. An autoencoder and its optimizer take 14.5 GB, nine 130 GB, divided by the
 devices on 'latent' and 'seed'.
-Time, estimated: 40 to 75 hours on these 256; experiments/plan.py tells what bounds it.
+Time, estimated likewise: 24 to 38 hours on these 256, bound by memory traffic.
 Expect (the authors' seeds): decoder cosines above 0.7 for 0.34 of the latents, aligned and agreeing
 at 0.694 0.26, agreement 0.62.
 """

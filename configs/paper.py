@@ -11,8 +11,8 @@ with a Hugging Face directory of the model, and a directory of the Pile's .jsonl
 
 Hardware, estimated: a GPU with 40 GB (5.4 GB for nine autoencoders and their optimizer, 6.4 GB for
 attention over 32 windows, and temporaries), 70 GB of main memory for the tokens, 13 GB of disk.
-Time: 5 to 10 hours on one H200, estimated and not run: 122,010 steps, in each of which a seed takes
-10 to 20 ms (operations and memory traffic at the GPU's rates) and the language model 30 ms.
+Time: 34 to 61 hours on one H200, a forecast of `experiments/plan.py --devices=1
+--device_type=h200`, not run: 122,010 steps of 1.0 to 1.8 s.
 Expect (the authors' nine seeds): aligned at 0.7 between 0.41 and 0.43 for each pair, and shared
 within half a point of that; agreement 0.79 to 0.81; mean matched cosine 0.68 of decoders and 0.59
 of encoders; 35 % of the latents of seed 1 in no other seed. With a tenth of the tokens 0.07 are
