@@ -12,7 +12,7 @@ with a Hugging Face directory of the model, and a directory of .jsonl files.
 Hardware, estimated by experiments/plan.py and not run: 256 TPU v5e with the mesh below, 10.7 GB of
 16 each, or 64 H100. An autoencoder and its optimizer take 14.5 GB, nine 130 GB, divided by the
 devices on 'latent' and 'seed'.
-Time, estimated likewise: 24 to 38 hours on these 256, bound by memory traffic.
+Time: 24 to 38 hours, estimated likewise, on these 256, bound by memory traffic.
 Expect (the authors' seeds): decoder cosines above 0.7 for 0.34 of the latents, aligned and agreeing
 at 0.694 0.26, agreement 0.62.
 """

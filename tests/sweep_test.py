@@ -17,6 +17,7 @@ from saejax.config_json import to_json
 from saejax.errors import InputError
 from saejax.rundir import open_run
 from saejax.sweep import points, train_sweep, vary
+from saejax.sweep_results import collect
 from saejax.train import loop
 from saejax.train.checkpoint import Checkpoints
 
