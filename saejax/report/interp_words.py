@@ -66,6 +66,11 @@ def _findings(record: Mapping[str, Any], kind: str, score: str) -> Iterator[str]
             f"{names['llm']} has a higher {score} than the set of tokens for {wins['won']} of "
             f"{total} latents, the same for {wins['tied']}, and a lower one for {wins['lost']}."
         )
+        if wins["interval"] and wins["interval"][1] < 0.5:
+            yield (
+                f"So the explanations by {names['llm']} say less than a list of tokens: these "
+                "models explain or judge too poorly to conclude anything about latents from them."
+            )
     for source in SOURCES:
         pairs = found["pairs"][source]
         if pairs["correlation"] is not None:

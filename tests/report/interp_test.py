@@ -14,6 +14,7 @@ from saejax.errors import InputError
 from saejax.interp.summary import summaries
 from saejax.report import write_report
 from saejax.report.interp import interp_figures, read_interp
+from saejax.report.interp_words import findings
 from saejax.report.run_files import read_run
 from saejax.rundir import RunDir
 
@@ -53,6 +54,17 @@ def test_the_page_tells_who_explained_and_what_was_found(
     assert shown == [28, 26, 25, 23, 22, 27, 24, 21, 18, 15]
     assert html.escape(HOSTILE) in table
     assert HOSTILE not in page
+
+
+def test_a_model_that_explains_worse_than_a_list_of_tokens_is_called_so(
+    make_run: MakeRun, make_interp: MakeInterp
+):
+    record = make_interp()
+    wins = record["summaries"]["mean"]["llm_beats_token_set"]
+    for interval, poor in (([0.1, 0.4], True), ([0.3, 0.6], False), (None, False)):
+        wins["interval"] = interval
+        said = " ".join(findings(record))
+        assert ("say less than a list of tokens" in said) == poor
 
 
 def test_the_browser_has_the_explanations(make_run: MakeRun, make_interp: MakeInterp):
