@@ -9,6 +9,7 @@ import tokenizers
 from saejax.errors import InputError
 from saejax.lm.fields import Fields
 from saejax.lm.safetensors import read_json
+from saejax.lm.tokenizer import read_backend
 
 Pooling = Literal["mean", "cls"]
 
@@ -33,15 +34,7 @@ def read_tokenizer(path: Path, vocab_size: int, max_tokens: int) -> tokenizers.T
     Raises:
       InputError: If there is none, or it has ids beyond the model's.
     """
-    file = path / "tokenizer.json"
-    read_json(file)
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:
-        # The package raises Exception itself, no subclass, for a file that it cannot use.
-        if type(error) is not Exception:
-            raise
-        raise InputError(f"{file} is not a usable tokenizer: {error}") from None
+    backend = read_backend(path)
     last = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
     if last >= vocab_size:
         raise InputError(

@@ -100,7 +100,12 @@ def load_tokenizer(source: str) -> Tokenizer:
     raise InputError(f"{path} is neither a .gguf file nor a Hugging Face model directory")
 
 
-def _from_directory(path: Path) -> Tokenizer:
+def read_backend(path: Path) -> tokenizers.Tokenizer:
+    """What the tokenizer.json of a directory holds.
+
+    Raises:
+      InputError: If there is none, or it cannot be used.
+    """
     file = path / "tokenizer.json"
     read_json(file)
     try:
@@ -110,6 +115,11 @@ def _from_directory(path: Path) -> Tokenizer:
         if type(error) is not Exception:
             raise
         raise InputError(f"{file} is not a usable tokenizer: {error}") from None
+    return backend
+
+
+def _from_directory(path: Path) -> Tokenizer:
+    backend = read_backend(path)
     config = read_json(path / "config.json")
     eos = config.get("eos_token_id")
     eos = eos[0] if isinstance(eos, list) and eos else eos
