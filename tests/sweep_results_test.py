@@ -2,6 +2,8 @@
 
 import copy
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +84,17 @@ def test_known_runs_of_another_configuration(configs, cfg, tmp_path):
     elsewhere["two"].mesh.data = -1
     elsewhere["two"].train.checkpoint_every_steps = 7
     assert list(still_to_run(elsewhere, known)) == ["k=4"]
+
+
+def test_committed_results_are_those_of_their_configuration():
+    """Otherwise `--known` would refuse them."""
+    root = Path(__file__).parents[1]
+    config = runpy.run_path(str(root / "configs" / "replication.py"))
+    runs = points(config["get_config"](), config["get_sweep"]())
+    known = read_results(root / "results" / "replication.json")
+    left = still_to_run(runs, known)
+    assert len(left) + len(known["runs"]) == len(runs)
+    assert "base" not in left
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"runs": []}'])
