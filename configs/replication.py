@@ -13,11 +13,11 @@ would be of 4.
 
 Hardware: 2 CPU cores, 3 GB of memory, 10 GB of disk (activations at eight hook points).
 Time: about four hours on two quiet cores: 20 minutes for the activations, 3 to 9 for most runs, 12
-for three epochs. A run that is finished is not trained again when the command is repeated, nor one in
+for three epochs. A finished run is not trained again when the command is repeated, nor is one in
 --known=results/replication.json.
-Expect: results/replication.json. The paper's directions hold: fewer shared with more latents and with
-larger k, more with longer training and in ReLU and Gated; README.md has the numbers. Of these runs
-16,384 latents, 0.1 and 0.3 million tokens, ten epochs, layers.14 and layers.25 are not run yet.
+Expect: results/replication.json. The paper's directions hold: fewer shared with more latents and
+with larger k, more with longer training and in ReLU and Gated; README.md has the numbers. Of these
+runs 16,384 latents, 0.1 and 0.3 million tokens, ten epochs, layers.14 and layers.25 are not run yet.
 """
 
 from typing import Any
