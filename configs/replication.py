@@ -17,7 +17,7 @@ for three epochs. A finished run is not trained again when the command is repeat
 --known=results/replication.json.
 Expect: results/replication.json. The paper's directions hold: fewer shared with more latents and
 with larger k, more with longer training and in ReLU and Gated; README.md has the numbers. Of these
-runs 16,384 latents, 0.1 and 0.3 million tokens, ten epochs, layers.14 and layers.25 are not run yet.
+runs 16,384 latents, 0.1 and 0.3 million tokens and ten epochs are not run yet.
 """
 
 from typing import Any
