@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from saejax.analysis.factors import NO_MATTER
 from saejax.config import Config
 from saejax.config_json import flatten
 from saejax.errors import InputError
@@ -30,8 +31,6 @@ _OF_PAIRS = (
 _FINAL_FRAC = 0.1
 # Of a run's versions.json: which code made it, and where.
 _OF_MACHINE = ("commit", "platform", "device")
-# Fields that do not decide what a run finds.
-_NO_MATTER = ("mesh.", "train.checkpoint", "train.log_every_steps")
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def still_to_run(configs: Mapping[str, Config], known: Mapping[str, Any]) -> dic
         different = [
             f"{path}: {fields[name].get(path)!r} there, {value!r} here"
             for path, value in here.items()
-            if fields[name].get(path) != value and not path.startswith(_NO_MATTER)
+            if fields[name].get(path) != value and not path.startswith(NO_MATTER)
         ]
         if different:
             raise InputError(

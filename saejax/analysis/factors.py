@@ -55,8 +55,9 @@ _ALONG = {
 }
 # What a figure of one factor says of the others.
 _HELD = ("lm.source", "hookpoint", "sae.arch", "sae.num_latents", "sae.k", "tokens")
-# What does not change what a run finds.
-_NO_FACTOR = ("init_seeds", "mesh.", "train.checkpoint", "train.log_every_steps")
+# Fields that do not decide what a run finds, and those that are no factor.
+NO_MATTER = ("mesh.", "train.checkpoint", "train.log_every_steps")
+_NO_FACTOR = ("init_seeds", *NO_MATTER)
 _BLOCK = re.compile(r"(?:layers|h)\.(\d+)(?:\.(.+))?")
 
 

@@ -71,10 +71,10 @@ def second_requests(
       reasoning_tokens: Room beyond the answer itself.
     """
     asked = []
-    for examples in latents:
-        *head, last = _request(examples, _JSON_MAX_TOKENS + reasoning_tokens).messages
+    for first in requests(latents, max_tokens=_JSON_MAX_TOKENS + reasoning_tokens):
+        *head, last = first.messages
         messages = (*head, Message("user", f"{last.content}\n\n{JSON_ONLY}"))
-        asked.append(Request(messages, _JSON_MAX_TOKENS + reasoning_tokens, _SCHEMA))
+        asked.append(first._replace(messages=messages, schema=_SCHEMA))
     return asked
 
 
